@@ -1,0 +1,114 @@
+//! The table that discovery writes and workers read: for each upstream in use,
+//! what is known of it.
+//!
+//! A worker asks for a name once and keeps the receiver; looking for news is
+//! one atomic load. Nobody but discovery writes a resolution.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{Resolution, UpstreamName};
+
+/// How many upstreams one sidecar follows at once, those of the policy
+/// included. A caller who asks for one more gets `upstream_limit`.
+pub const MAX_UPSTREAMS: usize = 4096;
+
+/// Shared between the control thread and all workers.
+#[derive(Clone)]
+pub struct Directory {
+    entries: Arc<Mutex<HashMap<UpstreamName, watch::Sender<Resolution>>>>,
+    wanted: mpsc::UnboundedSender<Subscription>,
+}
+
+/// A name that somebody asked for, and where discovery writes what it finds.
+///
+/// When nobody reads it any more (`sender.is_closed()`), discovery may let go
+/// of it with [`Directory::forget`].
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// The upstream.
+    pub name: UpstreamName,
+    /// Written by discovery alone.
+    pub sender: watch::Sender<Resolution>,
+}
+
+/// The table holds [`MAX_UPSTREAMS`] names already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectoryFull;
+
+impl Directory {
+    /// An empty directory, and the stream of names that discovery must follow.
+    /// The stream is bounded by [`MAX_UPSTREAMS`].
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Subscription>) {
+        let (wanted, names) = mpsc::unbounded_channel();
+        (Self { entries: Arc::default(), wanted }, names)
+    }
+
+    /// Follows `name` from now on. The first asker makes discovery look for it.
+    pub fn watch(&self, name: &UpstreamName) -> Result<watch::Receiver<Resolution>, DirectoryFull> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = entries.get(name) {
+            return Ok(sender.subscribe());
+        }
+        if entries.len() >= MAX_UPSTREAMS {
+            return Err(DirectoryFull);
+        }
+        let (sender, receiver) = watch::channel(Resolution::Pending);
+        entries.insert(name.clone(), sender.clone());
+        // A closed channel means that discovery has ended with the process.
+        let _ = self.wanted.send(Subscription { name: name.clone(), sender });
+        Ok(receiver)
+    }
+
+    /// Drops `name` if nobody reads it. Returns whether it was dropped: then
+    /// discovery stops looking for it, and the next asker starts anew.
+    pub fn forget(&self, name: &UpstreamName) -> bool {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        match entries.get(name) {
+            Some(sender) if sender.is_closed() => entries.remove(name).is_some(),
+            Some(_) => false,
+            None => true,
+        }
+    }
+
+    /// Every name with what is known of it, sorted by name.
+    pub fn dump(&self) -> Vec<(UpstreamName, Resolution)> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> =
+            entries.iter().map(|(name, sender)| (name.clone(), sender.borrow().clone())).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_asker_wakes_discovery_and_the_last_reader_lets_go() {
+        let (directory, mut names) = Directory::new();
+        let users = UpstreamName::new("users");
+        let first = directory.watch(&users).unwrap();
+        let second = directory.watch(&users).unwrap();
+        let subscription = names.try_recv().expect("discovery is told once");
+        assert_eq!(subscription.name, users);
+        assert!(names.try_recv().is_err(), "and only once");
+        assert!(!directory.forget(&users), "two readers hold it");
+        drop((first, second));
+        assert!(directory.forget(&users));
+        directory.watch(&users).unwrap();
+        assert!(names.try_recv().is_ok(), "a new asker starts anew");
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let (directory, _names) = Directory::new();
+        for index in 0..MAX_UPSTREAMS {
+            directory.watch(&UpstreamName::new(&format!("s{index}"))).unwrap();
+        }
+        assert_eq!(directory.watch(&UpstreamName::new("one-more")).unwrap_err(), DirectoryFull);
+    }
+}

@@ -1,0 +1,429 @@
+//! The one error of the request path, and the one map from a reason to every
+//! form in which somebody meets it: a status, a gRPC code, a title, a remedy.
+//!
+//! A new way to fail is a new [`Reason`]; the compiler then asks for its row in
+//! [`Reason::facts`], and the reply, the metric label, the span attribute and
+//! the access log follow from that row.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use super::Origin;
+
+/// Why Pillion answered in place of the service, or ended an answer early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// The head could not be read in only one way.
+    MalformedRequest,
+    /// The target is longer than `limits.target`.
+    TargetTooLong,
+    /// The head is larger than `limits.header_bytes` or `limits.header_fields`.
+    HeaderTooLarge,
+    /// The head or the body came too slowly.
+    RequestTimeout,
+    /// A version of HTTP that is not served.
+    UnsupportedVersion,
+    /// The caller went away before the answer was complete.
+    ClientClosed,
+    /// No route takes this request.
+    NoRoute,
+    /// The request has passed through this sidecar already.
+    LoopDetected,
+    /// A limit of the sidecar itself is reached.
+    Overload,
+    /// The sidecar is ending.
+    ShuttingDown,
+    /// No source of discovery knows the name.
+    UnknownUpstream,
+    /// The name is known and has no endpoint now.
+    NoEndpoint,
+    /// No source of discovery could answer.
+    DiscoveryFailed,
+    /// The endpoint refused the connection.
+    ConnectRefused,
+    /// The connection was not made in time.
+    ConnectTimeout,
+    /// The connection failed in another way: no route to the host, no port left.
+    ConnectFailed,
+    /// The connection ended before the head of the answer.
+    ResetBeforeHeaders,
+    /// The connection ended within the answer.
+    ResetAfterHeaders,
+    /// The answer breaks the rules of HTTP.
+    MalformedResponse,
+    /// The head of the answer is larger than the limits allow.
+    ResponseHeaderTooLarge,
+    /// The route's `timeout` passed.
+    Timeout,
+    /// Every attempt ran into the route's `retry.per_try`.
+    PerTryTimeout,
+    /// Nothing moved in either direction for the route's `idle_timeout`.
+    StreamIdle,
+}
+
+/// Whose doing a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The caller's.
+    Client,
+    /// The sidecar's.
+    Proxy,
+    /// The upstream's.
+    Upstream,
+}
+
+/// Whether the request may have reached the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Not one byte of it: any request is safe to send again.
+    No,
+    /// Some of it, on a connection that had served before and was closed
+    /// before any byte of an answer: an idempotent request is safe to send
+    /// again (RFC 9112, section 9.3.1).
+    OnReused,
+    /// Some of it.
+    Yes,
+}
+
+/// All that is fixed about a [`Reason`].
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// The value of `pillion-error`, of the metric label and of the span attribute.
+    pub word: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// The gRPC status code.
+    pub grpc: GrpcCode,
+    /// Whose doing it is.
+    pub side: Side,
+    /// One line for a person (RFC 9457's `title`).
+    pub title: &'static str,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+/// The codes of gRPC that Pillion makes
+/// (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum GrpcCode {
+    /// The caller gave up.
+    Cancelled = 1,
+    /// The deadline passed.
+    DeadlineExceeded = 4,
+    /// A limit is reached.
+    ResourceExhausted = 8,
+    /// No route takes the call.
+    Unimplemented = 12,
+    /// The request or the answer breaks the protocol.
+    Internal = 13,
+    /// Try again later.
+    Unavailable = 14,
+}
+
+/// A failure of one request.
+#[derive(Debug)]
+pub struct ProxyError {
+    /// Why.
+    pub reason: Reason,
+    /// What exactly, for a person; holds no secret and no body.
+    pub detail: Cow<'static, str>,
+    /// Whether the request may have reached the upstream.
+    pub sent: Sent,
+    /// The rule that decided, if one did.
+    pub rule: Option<Origin>,
+    /// When it makes sense to come back.
+    pub retry_after: Option<Duration>,
+}
+
+impl Reason {
+    /// Every reason, for the documentation's and the tests' sake.
+    pub const ALL: [Self; 23] = [
+        Self::MalformedRequest,
+        Self::TargetTooLong,
+        Self::HeaderTooLarge,
+        Self::RequestTimeout,
+        Self::UnsupportedVersion,
+        Self::ClientClosed,
+        Self::NoRoute,
+        Self::LoopDetected,
+        Self::Overload,
+        Self::ShuttingDown,
+        Self::UnknownUpstream,
+        Self::NoEndpoint,
+        Self::DiscoveryFailed,
+        Self::ConnectRefused,
+        Self::ConnectTimeout,
+        Self::ConnectFailed,
+        Self::ResetBeforeHeaders,
+        Self::ResetAfterHeaders,
+        Self::MalformedResponse,
+        Self::ResponseHeaderTooLarge,
+        Self::Timeout,
+        Self::PerTryTimeout,
+        Self::StreamIdle,
+    ];
+
+    /// The row of this reason in the one map.
+    pub const fn facts(self) -> Facts {
+        use GrpcCode as G;
+        use Side::{Client, Proxy, Upstream};
+        let (word, status, grpc, side, title, remedy) = match self {
+            Self::MalformedRequest => (
+                "malformed_request",
+                400,
+                G::Internal,
+                Client,
+                "The request can't be read in only one way",
+                "Correct the client: `detail` names the field.",
+            ),
+            Self::TargetTooLong => (
+                "target_too_long",
+                414,
+                G::Internal,
+                Client,
+                "The request target is too long",
+                "Send less in the URL, or raise `limits.target`.",
+            ),
+            Self::HeaderTooLarge => (
+                "header_too_large",
+                431,
+                G::ResourceExhausted,
+                Client,
+                "The request head is too large",
+                "Send fewer or smaller header fields, or raise `limits.header_bytes` or `limits.header_fields`.",
+            ),
+            Self::RequestTimeout => (
+                "request_timeout",
+                408,
+                G::DeadlineExceeded,
+                Client,
+                "The request came too slowly",
+                "Send faster, or raise `limits.header_timeout` or `limits.body_idle`.",
+            ),
+            Self::UnsupportedVersion => (
+                "unsupported_version",
+                505,
+                G::Internal,
+                Client,
+                "This version of HTTP is not served",
+                "Use HTTP/1.0, HTTP/1.1 or HTTP/2.",
+            ),
+            Self::ClientClosed => (
+                "client_closed",
+                499,
+                G::Cancelled,
+                Client,
+                "The caller went away before the answer was complete",
+                "Look at the caller's own timeout.",
+            ),
+            Self::NoRoute => (
+                "no_route",
+                404,
+                G::Unimplemented,
+                Client,
+                "No route takes this request",
+                "Add a route to the policy, or correct the path; `pillion check` lists the routes.",
+            ),
+            Self::LoopDetected => (
+                "loop_detected",
+                508,
+                G::Internal,
+                Proxy,
+                "The request came back to the sidecar that sent it",
+                "Look at the address that discovery holds for this service: it is the sidecar's own.",
+            ),
+            Self::Overload => (
+                "overload",
+                503,
+                G::ResourceExhausted,
+                Proxy,
+                "A limit of the sidecar is reached",
+                "`detail` names the limit; raise it under `limits`, or add instances.",
+            ),
+            Self::ShuttingDown => (
+                "shutting_down",
+                503,
+                G::Unavailable,
+                Proxy,
+                "The sidecar is ending",
+                "Send it again: another instance takes it.",
+            ),
+            Self::UnknownUpstream => (
+                "unknown_upstream",
+                502,
+                G::Unavailable,
+                Client,
+                "No source of discovery knows this service",
+                "Correct the name, start the service with its sidecar, or add it under `discovery`.",
+            ),
+            Self::NoEndpoint => (
+                "no_endpoint",
+                503,
+                G::Unavailable,
+                Upstream,
+                "The service is known and has no endpoint now",
+                "Start an instance of it; /clusters on the admin port shows what discovery holds.",
+            ),
+            Self::DiscoveryFailed => (
+                "discovery_failed",
+                503,
+                G::Unavailable,
+                Proxy,
+                "No source of discovery could answer, and no earlier answer is known",
+                "`detail` names the source and its error.",
+            ),
+            Self::ConnectRefused => (
+                "connect_refused",
+                502,
+                G::Unavailable,
+                Upstream,
+                "The endpoint refused the connection",
+                "Is the service running, and does it listen on the port that discovery names?",
+            ),
+            Self::ConnectTimeout => (
+                "connect_timeout",
+                504,
+                G::Unavailable,
+                Upstream,
+                "The connection to the endpoint was not made in time",
+                "Look for a lost host or a firewall; `connect_timeout` bounds the wait.",
+            ),
+            Self::ConnectFailed => (
+                "connect_failed",
+                502,
+                G::Unavailable,
+                Upstream,
+                "No connection to the endpoint could be made",
+                "`detail` holds the system's error.",
+            ),
+            Self::ResetBeforeHeaders => (
+                "reset_before_headers",
+                502,
+                G::Unavailable,
+                Upstream,
+                "The service ended the connection before it answered",
+                "Look at the service: it may have crashed or closed an idle connection. A `retry` with `on: [reset]` covers idempotent calls.",
+            ),
+            Self::ResetAfterHeaders => (
+                "reset_after_headers",
+                502,
+                G::Unavailable,
+                Upstream,
+                "The service ended the connection within its answer",
+                "Look at the service: the answer that was passed on is not complete.",
+            ),
+            Self::MalformedResponse => (
+                "malformed_response",
+                502,
+                G::Internal,
+                Upstream,
+                "The service's answer breaks the rules of HTTP",
+                "Correct the service: `detail` says what is wrong.",
+            ),
+            Self::ResponseHeaderTooLarge => (
+                "response_header_too_large",
+                502,
+                G::Internal,
+                Upstream,
+                "The head of the service's answer is too large",
+                "Send fewer or smaller header fields, or raise `limits.header_bytes` or `limits.header_fields`.",
+            ),
+            Self::Timeout => (
+                "timeout",
+                504,
+                G::DeadlineExceeded,
+                Upstream,
+                "The call took longer than the route allows",
+                "Look at the service's latency, or raise the route's `timeout`.",
+            ),
+            Self::PerTryTimeout => (
+                "per_try_timeout",
+                504,
+                G::DeadlineExceeded,
+                Upstream,
+                "Every attempt took longer than the route allows for one",
+                "Look at the service's latency, or raise the route's `retry.per_try`.",
+            ),
+            Self::StreamIdle => (
+                "stream_idle",
+                504,
+                G::Unavailable,
+                Upstream,
+                "Nothing moved in either direction for too long",
+                "Send something from time to time, or raise the route's `idle_timeout`.",
+            ),
+        };
+        Facts { word, status, grpc, side, title, remedy }
+    }
+
+    /// The value of `pillion-error`.
+    pub const fn as_str(self) -> &'static str {
+        self.facts().word
+    }
+}
+
+impl GrpcCode {
+    /// The name that gRPC libraries print.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancelled => "CANCELLED",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Self::Unimplemented => "UNIMPLEMENTED",
+            Self::Internal => "INTERNAL",
+            Self::Unavailable => "UNAVAILABLE",
+        }
+    }
+}
+
+impl ProxyError {
+    /// A failure of a request that may have been sent.
+    pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, detail: detail.into(), sent: Sent::Yes, rule: None, retry_after: None }
+    }
+
+    /// A failure of a request of which nothing was sent.
+    pub fn unsent(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { sent: Sent::No, ..Self::new(reason, detail) }
+    }
+
+    /// The same, decided by `rule`.
+    #[must_use]
+    pub fn by(self, rule: Origin) -> Self {
+        Self { rule: Some(rule), ..self }
+    }
+}
+
+impl fmt::Display for ProxyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason.as_str(), self.detail)
+    }
+}
+
+impl std::error::Error for ProxyError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_reason_has_a_word_of_its_own_and_a_fitting_status() {
+        let words: HashSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(words.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            let facts = reason.facts();
+            assert!((400..600).contains(&facts.status), "{}", facts.word);
+            assert_eq!(facts.side == Side::Upstream, facts.status >= 502 && reason.blames_upstream());
+            assert!(facts.remedy.ends_with(['.', '?']), "{}: a remedy is a sentence", facts.word);
+        }
+    }
+
+    impl Reason {
+        fn blames_upstream(self) -> bool {
+            self.facts().side == Side::Upstream
+        }
+    }
+}

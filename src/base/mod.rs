@@ -1,0 +1,16 @@
+//! Words that every part uses: names and addresses, endpoints, errors, the
+//! directory that discovery writes and workers read, drain and readiness, and
+//! the coarse timers of a worker. This module imports nothing of ours.
+
+pub mod address;
+pub mod directory;
+pub mod drain;
+pub mod endpoint;
+pub mod error;
+pub mod origin;
+pub mod readiness;
+
+pub use address::{Authority, UpstreamName};
+pub use endpoint::{Endpoint, EndpointSet, Protocol, Resolution};
+pub use error::{ProxyError, Reason, Sent, Side};
+pub use origin::Origin;

@@ -1,0 +1,112 @@
+//! Readiness as a value: ready when every named condition has been met and no
+//! drain has begun.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+/// Handed to whoever must report; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    waiting: Arc<Mutex<Vec<&'static str>>>,
+    state: watch::Sender<State>,
+}
+
+/// One condition that must be met before the sidecar is ready.
+#[derive(Debug)]
+#[must_use = "a condition that is never met keeps the sidecar from being ready"]
+pub struct Condition {
+    name: &'static str,
+    readiness: Readiness,
+}
+
+/// What a probe is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Waits for the conditions named.
+    Waiting(Vec<&'static str>),
+    /// Takes traffic.
+    Ready,
+    /// Is being drained and will not be ready again.
+    Leaving,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self { waiting: Arc::default(), state: watch::Sender::new(State::Waiting(Vec::new())) }
+    }
+}
+
+impl Readiness {
+    /// Adds a condition.
+    pub fn condition(&self, name: &'static str) -> Condition {
+        self.lock().push(name);
+        self.publish();
+        Condition { name, readiness: self.clone() }
+    }
+
+    /// Drain has begun: never ready again.
+    pub fn leave(&self) {
+        self.state.send_replace(State::Leaving);
+    }
+
+    /// What a probe is told now.
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Waits until ready or leaving.
+    pub async fn ready(&self) -> State {
+        let mut state = self.state.subscribe();
+        match state.wait_for(|state| !matches!(state, State::Waiting(_))).await {
+            Ok(state) => state.clone(),
+            Err(_) => State::Leaving,
+        }
+    }
+
+    fn publish(&self) {
+        let waiting = self.lock().clone();
+        self.state.send_if_modified(|state| {
+            if *state == State::Leaving {
+                return false;
+            }
+            *state = if waiting.is_empty() { State::Ready } else { State::Waiting(waiting) };
+            true
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<&'static str>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Condition {
+    /// The condition is met.
+    pub fn met(self) {
+        let mut waiting = self.readiness.lock();
+        if let Some(index) = waiting.iter().position(|name| *name == self.name) {
+            waiting.remove(index);
+        }
+        drop(waiting);
+        self.readiness.publish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_when_all_conditions_are_met_until_leaving() {
+        let readiness = Readiness::default();
+        let config = readiness.condition("config");
+        let listeners = readiness.condition("listeners");
+        config.met();
+        assert_eq!(readiness.state(), State::Waiting(vec!["listeners"]));
+        listeners.met();
+        assert_eq!(readiness.state(), State::Ready);
+        readiness.leave();
+        readiness.condition("late").met();
+        assert_eq!(readiness.state(), State::Leaving);
+    }
+}

@@ -1,0 +1,460 @@
+//! The checked model: what the rest of the program reads. Every value is
+//! resolved, in range and in one unit; nothing here is optional unless its
+//! absence means something.
+//!
+//! The file's own shape is in `form.rs`; the way from there to here is
+//! `resolve.rs`. Where each value was written stands in [`Model::sources`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use http::header::HeaderName;
+
+use crate::base::{Origin, Protocol, UpstreamName};
+
+/// One immutable version of the whole configuration.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The fronted service.
+    pub service: Service,
+    /// The addresses to bind.
+    pub listen: Listen,
+    /// Number of workers; at least 1.
+    pub workers: usize,
+    /// What one caller or upstream may take.
+    pub limits: Limits,
+    /// The pace of a shutdown.
+    pub drain: Drain,
+    /// Sources in the order in which they are asked.
+    pub discovery: Vec<Source>,
+    /// Metrics, traces, logs.
+    pub telemetry: Telemetry,
+    /// The upstreams that a policy names.
+    pub upstreams: BTreeMap<UpstreamName, Upstream>,
+    /// Routes of calls to the service, in the order of the files.
+    pub inbound: Vec<Route>,
+    /// Routes of calls that the service makes, in the order of the files.
+    pub outbound: Vec<Route>,
+    /// What applies where no route does.
+    pub defaults: RoutePolicy,
+    /// Where each value was written, by path (`service.port`,
+    /// `policies/orders.yaml#outbound[2].timeout`); a path that is missing was
+    /// left to its default.
+    pub sources: Arc<BTreeMap<String, Origin>>,
+}
+
+/// The service that the sidecar fronts.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its name; what others write in `to:`.
+    pub name: UpstreamName,
+    /// Where it listens. Its host is 127.0.0.1 unless the file says otherwise.
+    /// `None` for a service that only calls.
+    pub address: Option<SocketAddr>,
+    /// What it speaks; default auto.
+    pub protocol: Protocol,
+    /// How its health is asked; `None` means that an accepted connection is health.
+    pub health: Option<Health>,
+    /// Free words for discovery.
+    pub tags: Vec<Arc<str>>,
+    /// Where it runs, as far as the file tells.
+    pub locality: Locality,
+}
+
+/// `service.health`.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Path of a GET that answers 2xx.
+    pub path: Arc<str>,
+    /// Default 10 s.
+    pub interval: Duration,
+    /// Default 3 s.
+    pub timeout: Duration,
+}
+
+/// `service.locality`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Locality {
+    /// Such as `eu`.
+    pub region: Option<Arc<str>>,
+    /// Such as `eu-1a`.
+    pub zone: Option<Arc<str>>,
+}
+
+/// `listen`. Port 0 binds a free port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Default 0.0.0.0:8702.
+    pub inbound: SocketAddr,
+    /// Default 127.0.0.1:8701.
+    pub outbound: SocketAddr,
+    /// Default 127.0.0.1:8700.
+    pub admin: SocketAddr,
+    /// Default 0.0.0.0:8790.
+    pub probes: SocketAddr,
+}
+
+/// `limits`: the caps of design rule "no unbounded thing".
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Bytes of one head; default 64 KiB.
+    pub header_bytes: usize,
+    /// Fields of one head; default 128.
+    pub header_fields: usize,
+    /// Bytes of one request target; default 8 KiB.
+    pub target: usize,
+    /// From the first byte of a head to its end; default 10 s.
+    pub header_timeout: Duration,
+    /// Longest pause within a request body; default 30 s.
+    pub body_idle: Duration,
+    /// How long a connection may wait for its next request; default 2 min.
+    pub connection_idle: Duration,
+    /// Age at which a connection is closed after the request at hand; default 1 h.
+    pub connection_age: Duration,
+    /// Connections accepted at one time, over all workers; default 20,000.
+    pub connections: usize,
+    /// Concurrent streams of one HTTP/2 connection; default 100.
+    pub streams: u32,
+    /// Streams of one HTTP/2 connection that the peer may reset in 10 s; default 200.
+    pub resets: u32,
+    /// PING, SETTINGS, PRIORITY and empty frames that a peer may send in 10 s
+    /// beyond one for each stream; default 1,000.
+    pub control_frames: u32,
+}
+
+/// `drain`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drain {
+    /// From failing readiness to closing the listeners; default 2 s.
+    pub delay: Duration,
+    /// From closing the listeners to ending what still runs; default 20 s.
+    pub deadline: Duration,
+}
+
+/// One entry of `discovery`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// The sidecars on this machine.
+    Local(Local),
+    /// Addresses written in the file.
+    Static(BTreeMap<UpstreamName, Vec<StaticEndpoint>>),
+    /// The domain name system.
+    Dns(Dns),
+}
+
+/// `discovery: [local: {…}]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Local {
+    /// Default `$XDG_RUNTIME_DIR/pillion`, else `/tmp/pillion-<uid>`.
+    pub directory: PathBuf,
+    /// Whether to enter the fronted service; default true.
+    pub register: bool,
+}
+
+/// One address of `discovery: [static: {…}]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StaticEndpoint {
+    /// An IP address or a name that DNS resolves.
+    pub host: Arc<str>,
+    /// 1 to 65535.
+    pub port: u16,
+    /// Default 1, at most 1,000.
+    pub weight: u32,
+    /// Default none.
+    pub zone: Option<Arc<str>>,
+}
+
+/// `discovery: [dns: {…}]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dns {
+    /// Servers to ask instead of those of `/etc/resolv.conf`.
+    pub servers: Vec<SocketAddr>,
+    /// Answers live at least this long; default 1 s.
+    pub min_ttl: Duration,
+    /// Answers live at most this long; default 60 s.
+    pub max_ttl: Duration,
+    /// For one question; default 2 s.
+    pub timeout: Duration,
+    /// The port of an upstream whose name carries none; default 80.
+    pub default_port: u16,
+}
+
+/// `telemetry`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Telemetry {
+    /// The trace contexts that are written; all that are known are read.
+    pub propagate: Vec<Propagator>,
+}
+
+/// One entry of `telemetry.propagate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagator {
+    /// W3C `traceparent` and `tracestate`.
+    TraceContext,
+    /// W3C `baggage`.
+    Baggage,
+}
+
+/// What a policy says of an upstream as a whole: an `outbound` entry without `route`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// Overrides what discovery says, unless auto.
+    pub protocol: Protocol,
+    /// A local port whose every connection goes to this upstream.
+    pub listen: Option<SocketAddr>,
+    /// What applies to its calls that no route takes.
+    pub policy: RoutePolicy,
+    /// Where the entry stands; `None` where only routes name the upstream.
+    pub origin: Option<Origin>,
+}
+
+/// A match and its policy.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// `None` for an inbound route.
+    pub to: Option<UpstreamName>,
+    /// Which requests it takes.
+    pub pattern: Pattern,
+    /// What it does with them.
+    pub policy: RoutePolicy,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+/// Which requests a route takes.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    /// Empty takes every method.
+    pub methods: Vec<Method>,
+    /// As written (`/v1/users/{id}`): the value of `http.route`.
+    pub template: Arc<str>,
+    /// The template, taken apart at each `/`.
+    pub segments: Vec<Segment>,
+    /// `host:`; for inbound and gateway routes. In lower case; a leading `*.`
+    /// takes every name below.
+    pub host: Option<Arc<str>>,
+    /// `headers:`; all must match.
+    pub headers: Vec<(HeaderName, ValueMatch)>,
+    /// `query:`; all must match.
+    pub query: Vec<(Arc<str>, ValueMatch)>,
+    /// Written as `grpc package.Service/Method`.
+    pub grpc: bool,
+}
+
+/// One part of a path template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// Equal bytes.
+    Literal(Arc<str>),
+    /// `{name}`: any one non-empty segment.
+    Parameter(Arc<str>),
+    /// `{name...}` or `**`: all that is left, also nothing; only at the end.
+    Rest,
+}
+
+/// A condition on a header's or query parameter's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValueMatch {
+    /// `x-user: alice`.
+    Exact(Arc<str>),
+    /// `x-user: {prefix: al}`.
+    Prefix(Arc<str>),
+    /// `x-user: {present: true}`, or false.
+    Present(bool),
+}
+
+/// What a route does besides forwarding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoutePolicy {
+    /// The whole call. As long as the file does not set it, only the wait for
+    /// the head of the answer is bounded.
+    pub timeout: Timeout,
+    /// Nothing moves in either direction for this long; default 5 min.
+    pub idle_timeout: Duration,
+    /// Making one connection; default 1 s.
+    pub connect_timeout: Duration,
+    /// `None`: only what was surely not sent is sent again.
+    pub retry: Option<Retry>,
+    /// How an endpoint is picked.
+    pub balance: Balance,
+}
+
+/// `timeout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// Not set: the head of the answer must come within 30 s; the body may take
+    /// as long as it moves.
+    Head(Duration),
+    /// Set: the answer must be complete by then, unless it is an event stream
+    /// or an upgraded connection.
+    Whole(Duration),
+}
+
+/// `retry`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Attempts beside the first; default 1.
+    pub max: u32,
+    /// For one attempt, until the head of its answer.
+    pub per_try: Option<Duration>,
+    /// Which failures; default connect, refused, reset, gateway.
+    pub on: Vec<RetryOn>,
+    /// First and longest pause; default 25 ms..250 ms.
+    pub backoff: (Duration, Duration),
+    /// Share of calls that may be sent again, 0 to 1; default 0.2.
+    pub budget: f64,
+}
+
+/// One entry of `retry.on`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryOn {
+    /// No connection could be made.
+    Connect,
+    /// The connection ended before the head of the answer.
+    Reset,
+    /// HTTP/2 REFUSED_STREAM.
+    Refused,
+    /// 500 to 599.
+    ServerError,
+    /// 502, 503 and 504.
+    Gateway,
+    /// `per_try` passed.
+    Timeout,
+    /// One status.
+    Status(u16),
+}
+
+/// `balance`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Balance {
+    /// The better of two by peak EWMA of latency; the default.
+    Ewma,
+    /// The one of two with fewer requests at hand.
+    LeastRequest,
+    /// By weight, in turn.
+    RoundRobin,
+    /// By consistent hash.
+    Hash(HashOn),
+}
+
+/// What a consistent hash looks at.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HashOn {
+    /// A header's value.
+    Header(HeaderName),
+    /// A cookie's value.
+    Cookie(Arc<str>),
+    /// The caller's address.
+    Source,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_bytes: 64 * 1024,
+            header_fields: 128,
+            target: 8 * 1024,
+            header_timeout: Duration::from_secs(10),
+            body_idle: Duration::from_secs(30),
+            connection_idle: Duration::from_secs(120),
+            connection_age: Duration::from_secs(3600),
+            connections: 20_000,
+            streams: 100,
+            resets: 200,
+            control_frames: 1_000,
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { delay: Duration::from_secs(2), deadline: Duration::from_secs(20) }
+    }
+}
+
+impl Default for RoutePolicy {
+    fn default() -> Self {
+        Self {
+            timeout: Timeout::Head(Duration::from_secs(30)),
+            idle_timeout: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(1),
+            retry: None,
+            balance: Balance::Ewma,
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max: 1,
+            per_try: None,
+            on: vec![RetryOn::Connect, RetryOn::Refused, RetryOn::Reset, RetryOn::Gateway],
+            backoff: (Duration::from_millis(25), Duration::from_millis(250)),
+            budget: 0.2,
+        }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { propagate: vec![Propagator::TraceContext, Propagator::Baggage] }
+    }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            min_ttl: Duration::from_secs(1),
+            max_ttl: Duration::from_secs(60),
+            timeout: Duration::from_secs(2),
+            default_port: 80,
+        }
+    }
+}
+
+impl ValueMatch {
+    /// Whether `value`, or its absence, meets the condition.
+    pub fn takes(&self, value: Option<&[u8]>) -> bool {
+        match (self, value) {
+            (Self::Exact(wanted), Some(value)) => wanted.as_bytes() == value,
+            (Self::Prefix(wanted), Some(value)) => value.starts_with(wanted.as_bytes()),
+            (Self::Present(wanted), value) => *wanted == value.is_some(),
+            (_, None) => false,
+        }
+    }
+}
+
+/// For tests and library users who build a model without a file.
+impl Model {
+    /// A model of nothing but a service's name and defaults, on free ports of loopback.
+    pub fn minimal(name: &str) -> Self {
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            service: Service {
+                name: UpstreamName::new(name),
+                address: None,
+                protocol: Protocol::Auto,
+                health: None,
+                tags: Vec::new(),
+                locality: Locality::default(),
+            },
+            listen: Listen { inbound: free, outbound: free, admin: free, probes: free },
+            workers: 1,
+            limits: Limits::default(),
+            drain: Drain::default(),
+            discovery: Vec::new(),
+            telemetry: Telemetry::default(),
+            upstreams: BTreeMap::new(),
+            inbound: Vec::new(),
+            outbound: Vec::new(),
+            defaults: RoutePolicy::default(),
+            sources: Arc::default(),
+        }
+    }
+}
