@@ -1,0 +1,110 @@
+//! Every metric, declared once with its unit, its labels and its help.
+//!
+//! `docs/metrics.md` lists the same names; a test holds the two together.
+//! Histograms follow OpenTelemetry's HTTP conventions with the names that its
+//! Prometheus form gives them.
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Seconds, in [`DURATION_BUCKETS`].
+    Histogram,
+}
+
+/// One metric.
+#[derive(Debug)]
+pub struct Name {
+    /// As it is exposed.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// The labels it carries, all of them bounded.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub help: &'static str,
+}
+
+/// Upper bounds in seconds (OpenTelemetry's advice for HTTP durations, with two finer steps).
+pub const DURATION_BUCKETS: [f64; 16] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $id:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $($(#[$doc])* pub const $id: Name =
+            Name { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };)*
+        /// All of them.
+        pub const ALL: &[Name] = &[$($id),*];
+    };
+}
+
+names! {
+    /// Calls to the service.
+    SERVER_DURATION = Histogram "http_server_request_duration_seconds"
+        ["http_request_method", "http_route", "http_response_status_code", "error_type"]
+        "Time from the head of a call to the service until the end of its answer.";
+    /// Calls that the service makes.
+    CLIENT_DURATION = Histogram "http_client_request_duration_seconds"
+        ["upstream", "http_request_method", "http_route", "http_response_status_code", "error_type"]
+        "Time from the head of a call that the service makes until the end of its answer.";
+    /// Requests at hand.
+    ACTIVE_REQUESTS = Gauge "pillion_active_requests" ["direction"]
+        "Requests that are being served now.";
+    /// Answers that Pillion made.
+    ERRORS = Counter "pillion_errors_total" ["direction", "upstream", "reason", "side"]
+        "Answers that Pillion made itself or ended early, by reason.";
+    /// Attempts beside the first.
+    RETRIES = Counter "pillion_retries_total" ["upstream", "why"]
+        "Attempts beside the first one of a call, by what made them necessary.";
+    /// Connections accepted.
+    CONNECTIONS = Counter "pillion_connections_total" ["direction", "protocol"]
+        "Connections accepted, by what was spoken on them.";
+    /// Connections open.
+    CONNECTIONS_OPEN = Gauge "pillion_connections_open" ["direction"]
+        "Connections that are open now.";
+    /// Connections refused or ended by a limit.
+    LIMITED = Counter "pillion_limited_total" ["limit"]
+        "Times that a limit of the section `limits` was hit.";
+    /// Bytes of opaque streams.
+    TCP_BYTES = Counter "pillion_tcp_bytes_total" ["upstream", "direction"]
+        "Bytes of tunnels and opaque streams, to (sent) and from (received) the upstream.";
+    /// Upstream connections made.
+    UPSTREAM_CONNECTS = Counter "pillion_upstream_connects_total" ["upstream", "result"]
+        "Connections to endpoints, by how they ended: ok, refused, timeout, failed.";
+    /// Endpoints known.
+    ENDPOINTS = Gauge "pillion_endpoints" ["upstream", "source"]
+        "Endpoints that discovery holds for an upstream, by the source that told them.";
+    /// Discovery's questions.
+    DISCOVERY_UPDATES = Counter "pillion_discovery_updates_total" ["source", "result"]
+        "Answers of a source of discovery: changed, same, empty, failed.";
+    /// Registration of the service.
+    REGISTERED = Gauge "pillion_registered" ["source"]
+        "1 while the service is entered in this source of discovery.";
+    /// Reloads.
+    CONFIG_RELOADS = Counter "pillion_config_reloads_total" ["result"]
+        "Times that the configuration was read anew: applied, unchanged, rejected.";
+    /// Alarm: the file on disk is bad.
+    CONFIG_REJECTED = Gauge "pillion_config_rejected" []
+        "1 while the files on disk are refused and the earlier configuration stays in force.";
+    /// Version of the configuration in force.
+    CONFIG_VERSION = Gauge "pillion_config_version" []
+        "Number of the configuration in force, from 1.";
+    /// Build.
+    BUILD_INFO = Gauge "pillion_build_info" ["version"]
+        "Always 1; the label carries the version.";
+    /// Readiness.
+    READY = Gauge "pillion_ready" []
+        "1 while /readyz answers 200.";
+    /// Resident memory.
+    RESIDENT_BYTES = Gauge "process_resident_memory_bytes" []
+        "Resident memory of the sidecar in bytes.";
+    /// CPU time.
+    CPU_SECONDS = Gauge "process_cpu_seconds_total" []
+        "Processor time that the sidecar has used, user and system, in seconds.";
+    /// File descriptors.
+    OPEN_FDS = Gauge "process_open_fds" []
+        "File descriptors that are open now.";
+}
