@@ -143,7 +143,8 @@ where
     /// The timer has fired: ends a connection that is idle or old. Returns
     /// whether it is over.
     fn poll_idle(&mut self) -> bool {
-        let limits = &self.context.limits;
+        let context = self.context.clone();
+        let limits = &context.limits;
         let idle =
             self.activity.streams.get() == 0 && self.activity.last.get().elapsed() >= limits.connection_idle;
         let old = self.accepted.elapsed() >= limits.connection_age;
