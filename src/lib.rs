@@ -4,4 +4,6 @@ pub mod app;
 pub mod base;
 pub mod codec;
 pub mod config;
+pub mod policy;
 pub mod telemetry;
+pub mod upstream;
