@@ -89,7 +89,10 @@ pub fn expand(file: &File, node: &mut Node, sources: &mut Sources<'_>, problems:
         }
         Kind::Scalar(scalar) if scalar.text.contains('$') => {
             let whole = scalar.text.starts_with("${") && scalar.text.find('}') == Some(scalar.text.len() - 1);
-            let Some(text) = text(file, node.span, &scalar.text, sources, problems) else { return };
+            let Some(text) = text(file, node.span, &scalar.text, sources, problems) else {
+                scalar.style = Style::Failed;
+                return;
+            };
             if text == scalar.text {
                 return;
             }

@@ -18,12 +18,12 @@ use super::text::{
 /// `pillion.yaml`: the sidecar.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["version", "service"]))]
 pub struct Main {
     /// Version of this format.
-    #[schemars(required, schema_with = "version")]
+    #[schemars(schema_with = "version")]
     pub version: Option<u32>,
     /// The service that the sidecar fronts.
-    #[schemars(required)]
     pub service: Option<Service>,
     /// The addresses to bind; port 0 binds a free port.
     pub listen: Option<Listen>,
@@ -52,9 +52,10 @@ pub struct Main {
 /// A policy file: routes.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["version"]))]
 pub struct Policy {
     /// Version of this format.
-    #[schemars(required, schema_with = "version")]
+    #[schemars(schema_with = "version")]
     pub version: Option<u32>,
     /// Routes of calls to the service.
     pub inbound: Option<Vec<Inbound>>,
@@ -65,9 +66,9 @@ pub struct Policy {
 /// The service that the sidecar fronts.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name"]))]
 pub struct Service {
     /// Its name: what others write in `to:`.
-    #[schemars(required)]
     pub name: Option<ServiceName>,
     /// The port on 127.0.0.1 where it listens. Left out for a service that
     /// only calls.
@@ -106,9 +107,9 @@ pub enum Protocol {
 /// How the service's health is asked.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["path"]))]
 pub struct Health {
     /// Path of a GET that answers 2xx.
-    #[schemars(required)]
     pub path: Option<UrlPath>,
     /// From one question to the next.
     #[schemars(extend("default" = "10s"))]
@@ -237,9 +238,9 @@ pub enum Endpoint {
 /// An address with more.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["address"]))]
 pub struct LongEndpoint {
     /// An IP address or a name, with a port.
-    #[schemars(required)]
     pub address: Option<Target>,
     /// Share of the traffic beside the other addresses.
     #[schemars(range(min = 1, max = 1000), extend("default" = 1))]
@@ -312,9 +313,9 @@ pub struct Inbound {
 /// all calls to this service.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["to"]))]
 pub struct Outbound {
     /// The called service.
-    #[schemars(required)]
     pub to: Option<Upstream>,
     /// What it speaks; only without `route`.
     #[schemars(extend("default" = "auto"))]
@@ -419,9 +420,10 @@ pub enum Class {
 /// How an address is picked.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["by"]))]
 pub struct Balance {
     /// The way.
-    #[schemars(required, extend("default" = "ewma"))]
+    #[schemars(extend("default" = "ewma"))]
     pub by: Option<By>,
 }
 
@@ -450,9 +452,9 @@ pub enum Way {
 /// A consistent hash.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["hash"]))]
 pub struct Hash {
     /// What it looks at.
-    #[schemars(required)]
     pub hash: Option<HashOn>,
 }
 

@@ -81,6 +81,8 @@ pub enum Style {
     Text,
     /// The outcome of one expansion: text, or what is wanted.
     Expanded,
+    /// An expansion that failed, which was reported.
+    Failed,
 }
 
 /// Keys and their values, in the order of the file.
