@@ -1,5 +1,10 @@
 //! Whole files, from text to model or report.
 
+mod hostile;
+mod reference;
+mod report;
+mod routes;
+
 use std::time::Duration;
 
 use super::model::{Balance, HashOn, RetryOn, Segment, Source, Timeout};

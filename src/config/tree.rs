@@ -324,7 +324,11 @@ impl Builder<'_> {
             column: narrow(error.marker().col() + 1),
             width: 1,
         };
-        self.file.problem(span, format!("this is not YAML: {}", error.info()))
+        let problem = self.file.problem(span, format!("this is not YAML: {}", error.info()));
+        match problem.line.as_ref().is_some_and(|line| line.contains("${")) {
+            true => problem.help("within `{…}` and `[…]` an expansion needs quotes: \"${NAME}\""),
+            false => problem,
+        }
     }
 
     fn span(&self, span: saphyr_parser::Span) -> Span {
