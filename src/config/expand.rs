@@ -168,7 +168,10 @@ impl Sources<'_> {
 
     fn read(&mut self, path: &str) -> Result<String, String> {
         let full = self.folder.join(path);
-        let content = read_bounded(&full, LARGEST);
+        let content = match full.metadata().is_ok_and(|meta| !meta.is_file()) {
+            true => Err("it is no plain file".into()),
+            false => read_bounded(&full, LARGEST),
+        };
         let kept = content.as_ref().ok().cloned();
         self.read.push((full, kept));
         match content {
