@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::problem::Problems;
@@ -12,7 +13,7 @@ use super::tree::{File, Kind, Node, Scalar, Span, Style};
 const LARGEST: usize = 64 * 1024;
 
 /// The variables that a file may name.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
 }
@@ -67,6 +68,13 @@ impl Environment {
     /// All of them, for a child process.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.variables.iter().map(|(k, v)| (k.as_str(), v.as_str()))
+    }
+}
+
+/// Only the names: a value may be a secret.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.variables.keys()).finish()
     }
 }
 

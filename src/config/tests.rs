@@ -77,6 +77,21 @@ fn the_shortest_file_is_the_defaults() {
     assert_eq!(plain(&file), plain(&without));
 }
 
+#[test]
+fn windows_line_ends_and_a_byte_order_mark_make_no_difference() {
+    let text =
+        "\u{feff}version: 1\r\nservice: {name: a}\r\ninbound:\r\n  - route: GET /a\r\n    timeout: 5\r\n";
+    let problems = load_str("f", text, &environment()).unwrap_err();
+    let got: Vec<String> = problems.iter().map(Problem::headline).collect();
+    assert_eq!(got, ["f:5:14: a duration needs a unit: write `5s` or `5ms`"]);
+}
+
+#[test]
+fn the_environment_is_not_printed() {
+    let text = format!("{:?}", environment());
+    assert!(text.contains("SECRET") && !text.contains("s3cr3t"), "{text}");
+}
+
 /// `broken.txt` holds broken files; the lines that begin with `=> ` are what
 /// must be said of them, and nothing else.
 #[test]
