@@ -5,5 +5,6 @@ pub mod base;
 pub mod codec;
 pub mod config;
 pub mod policy;
+pub mod proxy;
 pub mod telemetry;
 pub mod upstream;

@@ -11,6 +11,6 @@ mod table;
 
 pub use attempt::{Call, send};
 pub use connect::connect;
-pub use endpoint::{Endpoint, EndpointStats};
+pub use endpoint::{Active, Endpoint, EndpointStats};
 pub use picker::Key;
 pub use table::{Table, Upstream};
