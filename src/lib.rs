@@ -3,4 +3,5 @@
 pub mod app;
 pub mod base;
 pub mod config;
+pub mod discovery;
 pub mod telemetry;
