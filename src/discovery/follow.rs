@@ -1,6 +1,8 @@
 //! One name, followed: asks the chain, writes the resolution, and ends when
 //! nobody has read the name for a while.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::Gauge;
@@ -8,10 +10,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::answer::{Answer, Memory, Verdict, decide};
-use super::source::Feed;
+use super::source::{Feed, Source};
 use super::{Setup, clock};
-use crate::base::directory::{Directory, Subscription};
-use crate::base::{Endpoint, EndpointSet, Resolution};
+use crate::base::directory::{Directory, MAX_UPSTREAMS, Subscription};
+use crate::base::{Endpoint, EndpointSet, Resolution, UpstreamName};
 use crate::telemetry::{Metrics, names};
 
 /// A name that nobody reads is let go after this many looks.
@@ -26,11 +28,11 @@ const ADDRESS: &str = "address";
 
 /// The task of one name.
 pub(super) struct Follower {
-    name: crate::base::UpstreamName,
+    name: UpstreamName,
     sender: watch::Sender<Resolution>,
     setup: watch::Receiver<Setup>,
     directory: Directory,
-    metrics: Metrics,
+    counts: Counts,
     answers: mpsc::Sender<(u64, Answer)>,
     inbox: mpsc::Receiver<(u64, Answer)>,
     /// In the order of the chain.
@@ -46,9 +48,17 @@ pub(super) struct Follower {
     gauge: Option<(&'static str, Gauge)>,
 }
 
+/// Where followers count.
+#[derive(Clone)]
+pub(super) struct Counts {
+    metrics: Metrics,
+    /// The names that have a gauge; at most [`MAX_UPSTREAMS`].
+    named: Arc<Mutex<HashSet<UpstreamName>>>,
+}
+
 /// One source of the chain, as far as this name goes.
 struct Link {
-    source: super::source::Source,
+    source: Source,
     memory: Memory,
     feed: Option<Feed>,
 }
@@ -58,7 +68,7 @@ impl Follower {
         subscription: Subscription,
         setup: watch::Receiver<Setup>,
         directory: Directory,
-        metrics: Metrics,
+        counts: Counts,
     ) -> Self {
         let (answers, inbox) = mpsc::channel(8);
         Self {
@@ -66,7 +76,7 @@ impl Follower {
             sender: subscription.sender,
             setup,
             directory,
-            metrics,
+            counts,
             answers,
             inbox,
             links: Vec::new(),
@@ -118,11 +128,10 @@ impl Follower {
             return self.publish(Resolution::Found(EndpointSet::new(endpoints, ADDRESS, clock::now())));
         }
         let mut old = std::mem::take(&mut self.links);
-        let mut link =
-            |source: &super::source::Source| match old.iter().position(|link| link.source.is(source)) {
-                Some(index) => old.swap_remove(index),
-                None => Link { source: source.clone(), memory: Memory::new(source.word()), feed: None },
-            };
+        let mut link = |source: &Source| match old.iter().position(|link| link.source.is(source)) {
+            Some(index) => old.swap_remove(index),
+            None => Link { source: source.clone(), memory: Memory::new(source.word()), feed: None },
+        };
         self.links = setup.chain.iter().map(&mut link).collect();
         self.winner = None;
         self.carried = matches!(*self.sender.borrow(), Resolution::Found(_));
@@ -133,13 +142,13 @@ impl Follower {
         let from = |link: &&mut Link| link.feed.as_ref().is_some_and(|asked| asked.id == feed);
         // The last answer of a feed that has been dropped may still come in.
         let Some(link) = self.links.iter_mut().find(from) else { return };
-        if let Answer::Failed(why) = &answer {
-            if !matches!(link.memory.latest, Some(Answer::Failed(_))) {
-                tracing::warn!(name = %self.name, source = link.memory.source, %why, "discovery failed");
-            }
+        if let Answer::Failed(why) = &answer
+            && !matches!(link.memory.latest, Some(Answer::Failed(_)))
+        {
+            tracing::warn!(name = %self.name, source = link.memory.source, %why, "discovery failed");
         }
         let word = link.memory.note(answer, clock::now());
-        self.metrics.counter(&names::DISCOVERY_UPDATES, &[link.memory.source, word]).increment(1);
+        self.counts.metrics.counter(&names::DISCOVERY_UPDATES, &[link.memory.source, word]).increment(1);
         self.settle();
     }
 
@@ -211,9 +220,34 @@ impl Follower {
             gauge.set(0.0);
         }
         if let Some((source, number)) = endpoints {
-            let make = || (source, self.metrics.gauge(&names::ENDPOINTS, &[self.name.as_str(), source]));
-            let (_, gauge) = self.gauge.get_or_insert_with(make);
-            gauge.set(u32::try_from(number).unwrap_or(u32::MAX));
+            if self.gauge.is_none() {
+                self.gauge = self.counts.gauge(&self.name, source).map(|gauge| (source, gauge));
+            }
+            if let Some((_, gauge)) = &self.gauge {
+                gauge.set(u32::try_from(number).unwrap_or(u32::MAX));
+            }
         }
+    }
+}
+
+impl Counts {
+    pub(super) fn new(metrics: Metrics) -> Self {
+        Self { metrics, named: Arc::default() }
+    }
+
+    /// The gauge of a name. A name that is an address has none, and callers who
+    /// make up names can't make up series without end.
+    fn gauge(&self, name: &UpstreamName, source: &'static str) -> Option<Gauge> {
+        if source == ADDRESS {
+            return None;
+        }
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if !named.contains(name) {
+            if named.len() >= MAX_UPSTREAMS {
+                return None;
+            }
+            named.insert(name.clone());
+        }
+        Some(self.metrics.gauge(&names::ENDPOINTS, &[name.as_str(), source]))
     }
 }

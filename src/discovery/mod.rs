@@ -71,6 +71,7 @@ impl Discovery {
         let mut discovery = self.config.borrow_and_update().discovery.clone();
         let setup = watch::Sender::new(Setup::new(&discovery, &[]));
         followers.spawn(answered(self.directory.clone(), self.config.borrow().clone(), first_answers));
+        let counts = follow::Counts::new(self.metrics.clone());
         let mut reloads = true;
         loop {
             tokio::select! {
@@ -86,7 +87,7 @@ impl Discovery {
                 subscription = self.names.recv() => {
                     let Some(subscription) = subscription else { return };
                     let setup = setup.subscribe();
-                    let follower = follow::Follower::new(subscription, setup, self.directory.clone(), self.metrics.clone());
+                    let follower = follow::Follower::new(subscription, setup, self.directory.clone(), counts.clone());
                     followers.spawn(follower.run());
                 }
                 Some(Err(error)) = followers.join_next(), if !followers.is_empty() => {
@@ -119,3 +120,6 @@ async fn answered(directory: Directory, model: Arc<Model>, condition: Condition)
     }
     condition.met();
 }
+
+#[cfg(test)]
+mod tests;

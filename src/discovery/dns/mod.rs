@@ -27,6 +27,8 @@ use crate::config::model::Dns;
 
 /// A name that does not exist is asked for again after this at the latest.
 const NEGATIVE: Duration = Duration::from_secs(5);
+/// No answer is asked for again sooner than this.
+const LEAST: Duration = Duration::from_millis(100);
 /// What the hosts file says is looked at again after this.
 const HOSTS: Duration = Duration::from_secs(5);
 /// Questions at one time; each takes a socket.
@@ -211,11 +213,11 @@ impl Resolver {
     }
 
     fn bounded(&self, ttl: Duration) -> Duration {
-        ttl.min(self.dns.max_ttl).max(self.dns.min_ttl)
+        ttl.min(self.dns.max_ttl).max(self.dns.min_ttl).max(LEAST)
     }
 
     fn negative(&self, ttl: Duration) -> Duration {
-        ttl.min(NEGATIVE).min(self.dns.max_ttl).max(self.dns.min_ttl)
+        self.bounded(ttl.min(NEGATIVE))
     }
 }
 
@@ -325,3 +327,6 @@ fn usable(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 fn has_route(ip: IpAddr) -> bool {
     UdpSocket::bind("[::]:0").is_ok_and(|socket| socket.connect((ip, 9)).is_ok())
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,10 +55,10 @@ impl System {
         let stamps = files.stamps();
         let conf = read(&files.resolv_conf).map(|text| resolv_conf::Config::parse_with_errors(&text).0);
         let mut hosts = Hosts::default();
-        if let Some(text) = read(&files.hosts) {
-            if let Err(error) = hosts.read_hosts_conf(&*text) {
-                tracing::warn!(%error, file = %files.hosts.display(), "the hosts file can't be read");
-            }
+        if let Some(text) = read(&files.hosts)
+            && let Err(error) = hosts.read_hosts_conf(&*text)
+        {
+            tracing::warn!(%error, file = %files.hosts.display(), "the hosts file can't be read");
         }
         let conf = conf.unwrap_or_default();
         let search = conf.get_last_search_or_domain().filter(|domain| *domain != "--");

@@ -23,7 +23,7 @@ use self::registry::Registry;
 use super::answer::Answer;
 use super::clock;
 use super::source::Outlet;
-use crate::base::UpstreamName;
+use crate::base::{Endpoint, UpstreamName};
 
 pub use self::registration::{Registration, register};
 
@@ -58,10 +58,10 @@ impl Local {
         let mut answers = self.shared.want(name);
         loop {
             let answer = answers.borrow_and_update().clone();
-            if let Some(answer) = answer {
-                if !outlet.tell(answer).await {
-                    return;
-                }
+            if let Some(answer) = answer
+                && !outlet.tell(answer).await
+            {
+                return;
             }
             if answers.changed().await.is_err() {
                 return;
@@ -93,9 +93,9 @@ impl Shared {
         wanted.keys().flat_map(both).collect()
     }
 
-    fn publish(&self, found: Result<HashMap<UpstreamName, Vec<crate::base::Endpoint>>, String>) {
+    fn publish(&self, found: &Result<HashMap<UpstreamName, Vec<Endpoint>>, String>) {
         for (name, answers) in self.lock().iter() {
-            let answer = match &found {
+            let answer = match found {
                 Ok(found) => match found.get(name).or_else(|| found.get(name.host())) {
                     Some(endpoints) => Answer::found(endpoints.clone()),
                     None => Answer::Unknown,
@@ -138,7 +138,7 @@ async fn look_on(shared: Arc<Shared>) {
                 Err(_) => return,
             },
         };
-        shared.publish(found);
+        shared.publish(&found);
         // A folder that was made anew needs a new watch.
         let inode = registry.inode();
         if watcher.as_ref().is_none_or(|(watched, _)| *watched != inode) {
@@ -170,3 +170,6 @@ fn watch_folder(directory: &Path, news: &Arc<Notify>) -> Option<notify::Recommen
     watcher.watch(directory, RecursiveMode::NonRecursive).ok()?;
     Some(watcher)
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,9 @@ const LEFT: Duration = Duration::from_secs(60);
 /// changes within one tick of the clock look the same.
 const SETTLED: Duration = Duration::from_millis(200);
 
+/// No more files than this stay open; what is beyond is opened for each look.
+const OPEN: usize = 256;
+
 /// What was read so far.
 pub(super) struct Registry {
     path: PathBuf,
@@ -36,6 +39,8 @@ pub(super) struct Registry {
     listed: Option<Stamp>,
     inode: u64,
     swept: Option<SystemTime>,
+    /// Files that are open.
+    open: usize,
     /// More than [`ENTRIES`] were there when the folder was listed last.
     pub overflow: bool,
 }
@@ -50,9 +55,30 @@ struct Known {
     file: Option<File>,
 }
 
+/// One look at the folder.
+struct Look<'a> {
+    folder: &'a Folder,
+    wanted: &'a HashSet<UpstreamName>,
+    now: SystemTime,
+    /// Whether the entries that nobody wants are looked at as well.
+    sweep: bool,
+}
+
+/// What comes of looking at one entry.
+enum Check {
+    /// It lives and is wanted.
+    Serves,
+    /// It is remembered.
+    Keep,
+    /// It is gone.
+    Drop,
+    /// It could not be opened: the folder is listed again at the next look.
+    Unsure,
+}
+
 impl Registry {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, known: HashMap::new(), listed: None, inode: 0, swept: None, overflow: false }
+        Self { path, known: HashMap::new(), listed: None, inode: 0, swept: None, open: 0, overflow: false }
     }
 
     /// The inode of the folder that was looked at last.
@@ -61,7 +87,7 @@ impl Registry {
     }
 
     /// The living instances of the services in `wanted`; removes what the dead
-    /// left behind. `None` where there is no registry.
+    /// left behind.
     pub(super) fn look(
         &mut self,
         wanted: &HashSet<UpstreamName>,
@@ -78,10 +104,12 @@ impl Registry {
         if folder.stat.st_ino != self.inode {
             (self.inode, self.listed, self.known) = (folder.stat.st_ino, None, HashMap::new());
         }
-        let sweep = self.swept.is_none_or(|then| now.duration_since(then).is_ok_and(|age| age >= SWEEP));
+        let swept = *self.swept.get_or_insert(now);
+        let sweep = now.duration_since(swept).is_ok_and(|age| age >= SWEEP);
+        let look = Look { folder: &folder, wanted, now, sweep };
         let stamp = stamp(&folder);
-        if sweep || self.listed.is_none() || self.listed != Some(stamp) {
-            self.list(&folder, now).map_err(|error| format!("{}: {error}", self.path.display()))?;
+        if sweep || self.listed != Some(stamp) {
+            self.list(&look).map_err(|error| format!("{}: {error}", self.path.display()))?;
             let age = now.duration_since(modified(stamp)).unwrap_or_default();
             self.listed = (age >= SETTLED).then_some(stamp);
         }
@@ -89,47 +117,54 @@ impl Registry {
             self.swept = Some(now);
         }
         let mut found: HashMap<UpstreamName, Vec<Endpoint>> = HashMap::new();
-        self.known.retain(|name, known| match known.is_alive(&folder, name, wanted, sweep) {
-            Some(true) => {
-                if let Some(entry) = known.entry.as_ref().filter(|_| known.file.is_some()) {
-                    found.entry(entry.upstream()).or_default().push(entry.endpoint());
-                }
-                true
+        self.open = 0;
+        self.known.retain(|name, known| {
+            let keep = known.check(name, &look, self.open < OPEN);
+            self.open += usize::from(known.file.is_some());
+            if let (Check::Serves, Some(entry)) = (&keep, &known.entry) {
+                found.entry(entry.upstream()).or_default().push(entry.endpoint());
             }
-            Some(false) => {
-                tracing::debug!(entry = ?name, "removed: its sidecar is dead");
-                folder.remove(name, known.inode);
-                false
+            if matches!(keep, Check::Unsure) {
+                self.listed = None;
             }
-            None => false,
+            matches!(keep, Check::Serves | Check::Keep)
         });
         Ok(found)
     }
 
     /// Takes in the files that are new, and forgets those that are gone.
-    fn list(&mut self, folder: &Folder, now: SystemTime) -> rustix::io::Result<()> {
-        let (names, overflow) = folder.names(ENTRIES)?;
+    fn list(&mut self, look: &Look<'_>) -> rustix::io::Result<()> {
+        let (names, overflow) = look.folder.names(ENTRIES)?;
         if overflow && !self.overflow {
             tracing::warn!(directory = %self.path.display(), "more than {ENTRIES} entries: the others are not read");
         }
         self.overflow = overflow;
         let mut old = std::mem::take(&mut self.known);
+        self.open = 0;
         for name in names {
             if name.to_bytes().ends_with(UNFINISHED.as_bytes()) {
-                remove_if_left(folder, &name, now);
+                remove_if_left(look.folder, &name, look.now);
                 continue;
             }
             if !name.to_bytes().ends_with(SUFFIX.as_bytes()) {
                 continue;
             }
             let known = match old.remove(&name) {
-                Some(known) => known,
-                None => match Known::read(folder, &name) {
-                    Some(known) => known,
-                    None => continue,
-                },
+                // It may have been out of reach for a while only.
+                Some(known) if known.entry.is_none() && look.sweep => Known::read(look.folder, &name, false),
+                Some(known) => Some(known),
+                None => Known::read(look.folder, &name, true),
             };
-            self.known.insert(name, known);
+            let Some(mut known) = known else { continue };
+            // A new file is open: at once it is closed again unless it is wanted.
+            let fresh = known.file.is_some() && !look.wants(&known);
+            if !fresh || matches!(known.check(&name, look, false), Check::Keep) {
+                self.open += usize::from(known.file.is_some());
+                if self.open > OPEN {
+                    known.file = None;
+                }
+                self.known.insert(name, known);
+            }
         }
         Ok(())
     }
@@ -138,7 +173,7 @@ impl Registry {
 impl Known {
     /// Reads a file. One that is no entry is remembered, so that the log has it
     /// once; `None` for one that has just gone.
-    fn read(folder: &Folder, name: &CStr) -> Option<Self> {
+    fn read(folder: &Folder, name: &CStr, log: bool) -> Option<Self> {
         let inode = folder.inode(name)?;
         let read = || -> Result<(Entry, File), String> {
             let (mut file, stat) = folder.file(name)?;
@@ -152,36 +187,51 @@ impl Known {
             Ok((entry, file)) => Some(Self { entry: Some(entry), inode, file: Some(file) }),
             Err(_) if folder.inode(name).is_none() => None,
             Err(why) => {
-                tracing::warn!(entry = ?name, why, "skipped: this is no entry of the local registry");
+                if log {
+                    tracing::warn!(entry = ?name, why, "skipped: this is no entry of the local registry");
+                }
                 Some(Self { entry: None, inode, file: None })
             }
         }
     }
 
-    /// Whether the entry's sidecar lives; `None` if the entry has just gone.
-    /// Afterwards the file is open if and only if the service is wanted.
-    fn is_alive(
-        &mut self,
-        folder: &Folder,
-        name: &CStr,
-        wanted: &HashSet<UpstreamName>,
-        sweep: bool,
-    ) -> Option<bool> {
+    /// Looks whether the entry's sidecar lives, and removes what a dead one left.
+    fn check(&mut self, name: &CStr, look: &Look<'_>, keep_open: bool) -> Check {
         // What is no entry may be somebody's work in progress: it is left alone.
-        let Some(entry) = &self.entry else { return Some(true) };
-        let wanted = wanted.contains(&*entry.name);
-        if !wanted && !sweep && self.file.is_none() {
-            return Some(true);
+        if self.entry.is_none() {
+            return Check::Keep;
+        }
+        let wanted = look.wants(self);
+        if !wanted && !look.sweep && self.file.is_none() {
+            return Check::Keep;
         }
         let file = match self.file.take() {
             Some(file) => file,
-            None => folder.file(name).ok()?.0,
+            None => match look.folder.file(name) {
+                Ok((file, _)) => file,
+                Err(_) => return Check::Unsure,
+            },
         };
-        let owner = Owner::of(&file);
-        if wanted && owner == Owner::Alive {
-            self.file = Some(file);
+        if Owner::of(&file) == Owner::Dead {
+            tracing::debug!(entry = ?name, "removed: its sidecar is dead");
+            look.folder.remove(name, self.inode);
+            return Check::Drop;
         }
-        Some(owner == Owner::Alive)
+        if !wanted {
+            return Check::Keep;
+        }
+        // An entry that was withdrawn is still locked until its file is closed.
+        if look.folder.inode(name) != Some(self.inode) {
+            return Check::Drop;
+        }
+        self.file = keep_open.then_some(file);
+        Check::Serves
+    }
+}
+
+impl Look<'_> {
+    fn wants(&self, known: &Known) -> bool {
+        known.entry.as_ref().is_some_and(|entry| self.wanted.contains(&*entry.name))
     }
 }
 
