@@ -7,7 +7,7 @@
 
 mod system;
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -98,6 +98,9 @@ impl Resolver {
         let written = system.in_hosts_file(&name);
         if !written.is_empty() {
             return Lookup::Found(usable(written), self.bounded(HOSTS));
+        }
+        if name.is_localhost() {
+            return Lookup::Found(vec![Ipv4Addr::LOCALHOST.into()], self.bounded(HOSTS));
         }
         let Some(client) = &system.client else { return no_server() };
         let mut search = Search::default();
@@ -328,5 +331,7 @@ fn has_route(ip: IpAddr) -> bool {
     UdpSocket::bind("[::]:0").is_ok_and(|socket| socket.connect((ip, 9)).is_ok())
 }
 
+#[cfg(test)]
+pub(super) mod server;
 #[cfg(test)]
 mod tests;

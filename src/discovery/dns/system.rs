@@ -90,7 +90,7 @@ impl System {
     pub(super) fn candidates(&self, name: &Name) -> Vec<Name> {
         let mut full = name.clone();
         full.set_fqdn(true);
-        if name.is_fqdn() || name.is_localhost() {
+        if name.is_fqdn() {
             return vec![full];
         }
         let dots = usize::from(name.num_labels()).saturating_sub(1);
