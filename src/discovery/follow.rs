@@ -1,7 +1,7 @@
 //! One name, followed: asks the chain, writes the resolution, and ends when
 //! nobody has read the name for a while.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ const LOOK_FOR_READERS: Duration = Duration::from_secs(5);
 /// How long endpoints that their source took back are kept while the next
 /// source is asked.
 const TAKEN_BACK: Duration = Duration::from_millis(500);
+/// The failures of one source are logged at most this often.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 /// The source of a name that is an address.
 const ADDRESS: &str = "address";
 
@@ -54,6 +56,8 @@ pub(super) struct Counts {
     metrics: Metrics,
     /// The names that have a gauge; at most [`MAX_UPSTREAMS`].
     named: Arc<Mutex<HashSet<UpstreamName>>>,
+    /// When a failure was logged last, by source.
+    logged: Arc<Mutex<HashMap<&'static str, Instant>>>,
 }
 
 /// One source of the chain, as far as this name goes.
@@ -145,7 +149,7 @@ impl Follower {
         if let Answer::Failed(why) = &answer
             && !matches!(link.memory.latest, Some(Answer::Failed(_)))
         {
-            tracing::warn!(name = %self.name, source = link.memory.source, %why, "discovery failed");
+            self.counts.log_failure(&self.name, link.memory.source, why);
         }
         let word = link.memory.note(answer, clock::now());
         self.counts.metrics.counter(&names::DISCOVERY_UPDATES, &[link.memory.source, word]).increment(1);
@@ -232,12 +236,23 @@ impl Follower {
 
 impl Counts {
     pub(super) fn new(metrics: Metrics) -> Self {
-        Self { metrics, named: Arc::default() }
+        Self { metrics, named: Arc::default(), logged: Arc::default() }
+    }
+
+    /// A source that is down fails for every name; the log has one of them.
+    fn log_failure(&self, name: &UpstreamName, source: &'static str, why: &str) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.get(source).is_none_or(|then| then.elapsed() >= LOG_EVERY) {
+            logged.insert(source, Instant::now());
+            tracing::warn!(%name, source, why, "a source of discovery failed; what it said before is kept");
+        } else {
+            tracing::debug!(%name, source, why, "a source of discovery failed");
+        }
     }
 
     /// The gauge of a name. A name that is an address has none, and callers who
     /// make up names can't make up series without end.
-    fn gauge(&self, name: &UpstreamName, source: &'static str) -> Option<Gauge> {
+    pub(super) fn gauge(&self, name: &UpstreamName, source: &'static str) -> Option<Gauge> {
         if source == ADDRESS {
             return None;
         }

@@ -31,7 +31,6 @@ use tokio::time::timeout;
 
 use crate::base::Resolution;
 use crate::base::directory::{Directory, Subscription};
-use crate::base::drain::{self, Stage};
 use crate::base::readiness::Condition;
 use crate::config::Model;
 use crate::telemetry::Metrics;
@@ -61,12 +60,12 @@ struct Setup {
 }
 
 impl Discovery {
-    /// Serves until `drain` reaches [`Stage::Stopped`]; during a drain requests
-    /// still run, and so does this.
+    /// Serves until it is dropped, which ends all that it started. During a
+    /// drain requests still run, so it should outlive them.
     ///
     /// `first_answers` is met when every upstream that a policy names has its
     /// first answer, whatever it says, or after 5 s.
-    pub async fn run(mut self, first_answers: Condition, mut drain: drain::Watch) {
+    pub async fn run(mut self, first_answers: Condition) {
         let mut followers = JoinSet::new();
         let mut discovery = self.config.borrow_and_update().discovery.clone();
         let setup = watch::Sender::new(Setup::new(&discovery, &[]));
@@ -75,7 +74,6 @@ impl Discovery {
         let mut reloads = true;
         loop {
             tokio::select! {
-                () = drain.reached(Stage::Stopped) => return,
                 changed = self.config.changed(), if reloads => {
                     reloads = changed.is_ok();
                     let model = self.config.borrow_and_update().clone();

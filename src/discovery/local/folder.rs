@@ -55,13 +55,16 @@ impl Folder {
             error => because(error.to_string()),
         })?;
         let stat = rustix::fs::fstat(&fd).map_err(|error| because(error.to_string()))?;
-        if stat.st_uid != rustix::process::geteuid().as_raw() {
-            return Err(because(format!("it belongs to another user (uid {})", stat.st_uid)));
-        }
-        if stat.st_mode & 0o022 != 0 {
-            return Err(because(format!("others may write to it (mode {:o})", stat.st_mode & 0o7777)));
-        }
+        check(&stat).map_err(because)?;
         Ok(Self { fd, stat })
+    }
+
+    /// The same folder as it is now, if `path` still stands for it and it may
+    /// still be used. Opening it anew would wake everybody who watches it.
+    pub(super) fn again(self, path: &Path) -> Option<Self> {
+        let stat = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let same = (stat.st_dev, stat.st_ino) == (self.stat.st_dev, self.stat.st_ino);
+        (same && check(&stat).is_ok()).then_some(Self { stat, ..self })
     }
 
     /// Up to `limit` file names, and whether there are more.
@@ -120,6 +123,16 @@ impl Folder {
         let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         Some(stat.st_ino)
     }
+}
+
+fn check(stat: &Stat) -> Result<(), String> {
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(format!("it belongs to another user (uid {})", stat.st_uid));
+    }
+    if stat.st_mode & 0o022 != 0 {
+        return Err(format!("others may write to it (mode {:o})", stat.st_mode & 0o7777));
+    }
+    Ok(())
 }
 
 impl Owner {

@@ -45,6 +45,13 @@ struct Shared {
     news: Arc<Notify>,
 }
 
+/// The watch on the folder.
+#[derive(Default)]
+struct Eye {
+    inode: Option<u64>,
+    _watcher: Option<notify::RecommendedWatcher>,
+}
+
 impl Local {
     /// Must be called within a runtime.
     pub(super) fn new(directory: PathBuf) -> Self {
@@ -118,11 +125,11 @@ impl Shared {
 /// Looks at the folder as long as a name is wanted.
 async fn look_on(shared: Arc<Shared>) {
     let mut registry = Registry::new(shared.directory.clone());
-    let mut watcher = None;
+    let mut eye = Eye::default();
     loop {
         let services = shared.services();
         if services.is_empty() {
-            watcher = None;
+            eye = Eye::default();
             shared.news.notified().await;
             continue;
         }
@@ -139,10 +146,12 @@ async fn look_on(shared: Arc<Shared>) {
             },
         };
         shared.publish(&found);
-        // A folder that was made anew needs a new watch.
+        // A folder that was made anew needs a new watch; a watch that can't be
+        // had is not asked for again.
         let inode = registry.inode();
-        if watcher.as_ref().is_none_or(|(watched, _)| *watched != inode) {
-            watcher = watch_folder(&shared.directory, &shared.news).map(|watcher| (inode, watcher));
+        if eye.inode != inode {
+            let watcher = inode.and_then(|_| watch_folder(&shared.directory, &shared.news));
+            eye = Eye { inode, _watcher: watcher };
         }
         if tokio::time::timeout(LOOK, shared.news.notified()).await.is_ok() {
             tokio::time::sleep(GATHER).await;
@@ -172,4 +181,4 @@ fn watch_folder(directory: &Path, news: &Arc<Notify>) -> Option<notify::Recommen
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

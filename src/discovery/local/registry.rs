@@ -34,10 +34,11 @@ const OPEN: usize = 256;
 /// What was read so far.
 pub(super) struct Registry {
     path: PathBuf,
+    /// As it was at the last look, if it could be used.
+    folder: Option<Folder>,
     known: HashMap<Box<CStr>, Known>,
-    /// Inode and modification time of the folder when it was listed.
+    /// Modification time of the folder when it was listed.
     listed: Option<Stamp>,
-    inode: u64,
     swept: Option<SystemTime>,
     /// Files that are open.
     open: usize,
@@ -78,12 +79,20 @@ enum Check {
 
 impl Registry {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, known: HashMap::new(), listed: None, inode: 0, swept: None, open: 0, overflow: false }
+        Self {
+            path,
+            folder: None,
+            known: HashMap::new(),
+            listed: None,
+            swept: None,
+            open: 0,
+            overflow: false,
+        }
     }
 
-    /// The inode of the folder that was looked at last.
-    pub(super) fn inode(&self) -> u64 {
-        self.inode
+    /// The inode of the folder that was looked at last, if there is one.
+    pub(super) fn inode(&self) -> Option<u64> {
+        Some(self.folder.as_ref()?.stat.st_ino)
     }
 
     /// The living instances of the services in `wanted`; removes what the dead
@@ -93,17 +102,17 @@ impl Registry {
         wanted: &HashSet<UpstreamName>,
         now: SystemTime,
     ) -> Result<HashMap<UpstreamName, Vec<Endpoint>>, String> {
-        let folder = match Folder::open(&self.path) {
-            Ok(folder) => folder,
-            Err(Refused::Missing) => {
+        let folder = match self.folder.take().and_then(|folder| folder.again(&self.path)) {
+            Some(folder) => folder,
+            None => {
                 (self.listed, self.known) = (None, HashMap::new());
-                return Ok(HashMap::new());
+                match Folder::open(&self.path) {
+                    Ok(folder) => folder,
+                    Err(Refused::Missing) => return Ok(HashMap::new()),
+                    Err(Refused::Because(why)) => return Err(why),
+                }
             }
-            Err(Refused::Because(why)) => return Err(why),
         };
-        if folder.stat.st_ino != self.inode {
-            (self.inode, self.listed, self.known) = (folder.stat.st_ino, None, HashMap::new());
-        }
         let swept = *self.swept.get_or_insert(now);
         let sweep = now.duration_since(swept).is_ok_and(|age| age >= SWEEP);
         let look = Look { folder: &folder, wanted, now, sweep };
@@ -129,6 +138,7 @@ impl Registry {
             }
             matches!(keep, Check::Serves | Check::Keep)
         });
+        self.folder = Some(folder);
         Ok(found)
     }
 

@@ -28,7 +28,7 @@ fn model(name: &str, directory: &Path) -> Model {
     model
 }
 
-fn folder() -> TempDir {
+pub(in crate::discovery) fn folder() -> TempDir {
     let folder = TempDir::new().unwrap();
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o700)).unwrap();
     folder
@@ -59,8 +59,8 @@ fn entry(path: &Path, file: &str, name: &str, port: u16) -> std::fs::File {
 
 /// Ends the owner of an entry. A copy of the file that a process started at this
 /// moment has for an instant must not count.
-fn die(owner: std::fs::File) {
-    rustix::fs::flock(&owner, rustix::fs::FlockOperation::Unlock).unwrap();
+fn die(owner: &std::fs::File) {
+    rustix::fs::flock(owner, rustix::fs::FlockOperation::Unlock).unwrap();
 }
 
 /// Not a test: the process that `a_killed_process_…` starts and kills.
@@ -77,8 +77,13 @@ fn registers_until_it_is_killed() {
     });
 }
 
-fn child(directory: &Path) -> Child {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+/// A process that has registered `victim` in `directory`.
+pub(in crate::discovery) fn child(directory: &Path) -> Child {
+    start(Command::new(std::env::current_exe().unwrap()), directory)
+}
+
+fn start(mut command: Command, directory: &Path) -> Child {
+    let mut child = command
         .args([
             "--exact",
             "discovery::local::tests::registers_until_it_is_killed",
@@ -109,6 +114,23 @@ fn a_killed_process_is_found_out_and_swept_away() {
     assert_eq!(files(folder.path()), [""; 0], "whoever looks sweeps");
 }
 
+#[tokio::test]
+async fn a_disk_that_takes_nothing_is_tried_again_and_nothing_is_left_behind() {
+    let folder = folder();
+    // A file size limit of zero fails each write, as a full disk does.
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "trap '' XFSZ; ulimit -S -f 0; exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap());
+    let mut child = start(shell, folder.path());
+    assert_eq!(files(folder.path()), [""; 0]);
+    let limit = ["--fsize=unlimited", "--pid", &child.id().to_string()];
+    assert!(Command::new("prlimit").args(limit).status().unwrap().success());
+    until("it registers in the end", || look(folder.path(), &["victim"], clock::now()).len() == 1).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn entries_that_nobody_wants_are_swept_as_well() {
     let folder = folder();
@@ -116,13 +138,13 @@ fn entries_that_nobody_wants_are_swept_as_well() {
     let mut registry = Registry::new(folder.path().into());
     let dead = entry(folder.path(), "b.json", "b", 2);
     registry.look(&wanted(&["a"]), now).unwrap();
-    die(dead);
+    die(&dead);
     registry.look(&wanted(&["a"]), now).unwrap();
     assert_eq!(files(folder.path()).len(), 1, "not at every look");
     registry.look(&wanted(&["a"]), now + Duration::from_secs(31)).unwrap();
     assert_eq!(files(folder.path()), [""; 0]);
     // One that is dead when it is first seen goes at once.
-    die(entry(folder.path(), "c.json", "c", 3));
+    die(&entry(folder.path(), "c.json", "c", 3));
     registry.look(&wanted(&["a"]), now + Duration::from_secs(32)).unwrap();
     assert_eq!(files(folder.path()), [""; 0]);
 }
@@ -223,7 +245,7 @@ fn a_thousand_entries_are_read_in_a_few_milliseconds() {
     println!("1,000 entries: first look {fresh:?}, all wanted {every:?}, one service wanted {one:?}");
     assert!(fresh < Duration::from_millis(100) && every < Duration::from_millis(50), "{fresh:?} {every:?}");
     assert!(one < every);
-    alive.into_iter().for_each(die);
+    alive.iter().for_each(die);
     assert!(registry.look(&wanted(&all), clock::now()).unwrap().is_empty());
 }
 
