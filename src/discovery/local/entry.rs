@@ -64,7 +64,8 @@ impl Entry {
         if version != VERSION {
             return Err(format!("its version is {version}; {VERSION} is the one that is known"));
         }
-        let entry: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        let mut entry: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        entry.name.make_ascii_lowercase();
         if entry.name.is_empty() || entry.address.port() == 0 || entry.address.ip().is_unspecified() {
             return Err("it holds no name or no address to connect to".into());
         }
@@ -111,8 +112,9 @@ mod tests {
 
     #[test]
     fn what_is_no_entry_is_refused_with_a_reason() {
-        let good = r#""name":"a","address":"127.0.0.1:1","pid":1,"started":1"#;
-        assert!(Entry::read(format!(r#"{{"version":1,{good},"later":true}}"#).as_bytes()).is_ok());
+        let good = r#""name":"A","address":"127.0.0.1:1","pid":1,"started":1"#;
+        let later = format!(r#"{{"version":1,{good},"later":true}}"#);
+        assert_eq!(Entry::read(later.as_bytes()).unwrap().name, "a");
         for text in [
             String::new(),
             "\u{0}".into(),

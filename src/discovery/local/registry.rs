@@ -230,10 +230,6 @@ impl Known {
         if !wanted {
             return Check::Keep;
         }
-        // An entry that was withdrawn is still locked until its file is closed.
-        if look.folder.inode(name) != Some(self.inode) {
-            return Check::Drop;
-        }
         self.file = keep_open.then_some(file);
         Check::Serves
     }

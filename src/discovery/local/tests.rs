@@ -214,6 +214,27 @@ fn no_folder_and_a_folder_made_anew_are_no_failure() {
 }
 
 #[test]
+fn a_folder_that_was_quiet_is_listed_again_when_it_changes() {
+    let folder = folder();
+    let now = clock::now();
+    let quiet = std::fs::File::open(folder.path()).unwrap();
+    let mut registry = Registry::new(folder.path().into());
+    let mut look = || registry.look(&wanted(&["a"]), now).unwrap().values().map(Vec::len).sum::<usize>();
+    for expected in 1..4 {
+        let long_ago = Duration::from_secs(100 - expected as u64);
+        quiet.set_modified(now - long_ago).unwrap();
+        assert_eq!(look(), expected - 1);
+        let alive = entry(folder.path(), &format!("{expected}.json"), "a", expected.try_into().unwrap());
+        assert_eq!(look(), expected);
+        std::mem::forget(alive);
+    }
+    std::fs::remove_file(folder.path().join("2.json")).unwrap();
+    assert_eq!(look(), 2, "an entry that was withdrawn counts no more, even if its owner lives");
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    assert!(registry.look(&wanted(&["a"]), now).is_err(), "a folder that was opened to others is refused");
+}
+
+#[test]
 fn a_thousand_entries_are_read_in_a_few_milliseconds() {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
