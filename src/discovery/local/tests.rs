@@ -73,8 +73,9 @@ fn registers_until_it_is_killed() {
         let (_keep, config) = watch::channel(Arc::new(model("victim", directory.as_ref())));
         let _registration = register(config, ([0, 0, 0, 0], 4242).into(), &Metrics::new());
         // The service that a sidecar starts must not inherit the lock.
-        let _service = Command::new("sleep").arg("5").stdout(Stdio::null()).spawn().unwrap();
+        let mut service = Command::new("sleep").arg("5").stdout(Stdio::null()).spawn().unwrap();
         println!("\nregistered");
+        std::thread::spawn(move || service.wait());
         std::future::pending::<()>().await;
     });
 }
