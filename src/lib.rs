@@ -6,5 +6,6 @@ pub mod codec;
 pub mod config;
 pub mod policy;
 pub mod proxy;
+pub mod discovery;
 pub mod telemetry;
 pub mod upstream;

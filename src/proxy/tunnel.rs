@@ -27,11 +27,7 @@ const SPEAK: Duration = Duration::from_millis(150);
 const MAX_TRIES: usize = 4;
 
 /// Opens a tunnel to the upstream that a CONNECT names.
-pub async fn open(
-    door: &Rc<Door>,
-    route: Rc<Route>,
-    exchange: &Exchange,
-) -> Result<Takeover, ProxyError> {
+pub async fn open(door: &Rc<Door>, route: Rc<Route>, exchange: &Exchange) -> Result<Takeover, ProxyError> {
     if door.direction == Direction::Inbound {
         let detail = "CONNECT is served on the outbound listener";
         return Err(ProxyError::unsent(Reason::NoRoute, detail));
