@@ -5,4 +5,5 @@
 #![allow(missing_docs)]
 
 mod harness;
+mod hostile_http1;
 mod support;

@@ -59,6 +59,13 @@ impl Recorder {
         self.take()
     }
 
+    /// Ends every connection and returns what was recorded since the last [`Recorder::take`].
+    pub fn end(self) -> Vec<Request> {
+        let Self { server, seen } = self;
+        server.end();
+        std::mem::take(&mut *seen.lock().unwrap())
+    }
+
     /// The one request that was recorded, whole and strict.
     #[track_caller]
     pub fn only(&self) -> Request {

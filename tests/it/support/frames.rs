@@ -229,19 +229,19 @@ fn status(block: &[u8]) -> Option<u16> {
         [0x08 | 0x18 | 0x48, length, text @ ..] if length & 0x80 == 0 => {
             std::str::from_utf8(text.get(..usize::from(*length))?).ok()?.parse().ok()
         }
-        [0x08 | 0x18 | 0x48, length, text @ ..] => {
-            huffman_digits(text.get(..usize::from(length & 0x7f))?)
-        }
+        [0x08 | 0x18 | 0x48, length, text @ ..] => huffman_digits(text.get(..usize::from(length & 0x7f))?),
         _ => None,
     }
 }
 
 /// HPACK's Huffman code of digits: 0 to 2 have five bits, 3 to 9 six.
 fn huffman_digits(bytes: &[u8]) -> Option<u16> {
-    let bits: Vec<u16> = bytes.iter().flat_map(|b| (0..8).rev().map(move |i| u16::from(b >> i & 1))).collect();
+    let bits: Vec<u16> =
+        bytes.iter().flat_map(|b| (0..8).rev().map(move |i| u16::from(b >> i & 1))).collect();
     let (mut at, mut number) = (0, 0);
     for _ in 0..3 {
-        let code = |count: usize| bits.get(at..at + count)?.iter().try_fold(0, |sum, bit| Some(sum * 2 + bit));
+        let code =
+            |count: usize| bits.get(at..at + count)?.iter().try_fold(0, |sum, bit| Some(sum * 2 + bit));
         let five = code(5)?;
         let digit = if five < 3 {
             at += 5;

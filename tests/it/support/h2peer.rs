@@ -119,12 +119,7 @@ async fn accept(
     }
 }
 
-async fn connection(
-    number: usize,
-    stream: TcpStream,
-    record: Arc<Mutex<Vec<Seen>>>,
-    answer: Arc<Answering>,
-) {
+async fn connection(number: usize, stream: TcpStream, record: Arc<Mutex<Vec<Seen>>>, answer: Arc<Answering>) {
     // A peer that goes away, or speaks no HTTP/2, is no failure of the backend.
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     let mut streams = JoinSet::new();

@@ -98,9 +98,9 @@ pub fn finish<S: Read>(wire: &mut Wire<S>, request: &mut Request) {
     request.body = body;
     request.bad = match ended {
         Ok(trailers) => {
-            let forbidden = trailers.iter().find(|(name, _)| {
-                NOT_IN_TRAILERS.contains(&name.to_ascii_lowercase().as_str())
-            });
+            let forbidden = trailers
+                .iter()
+                .find(|(name, _)| NOT_IN_TRAILERS.contains(&name.to_ascii_lowercase().as_str()));
             let bad = forbidden.map(|(name, _)| Bad::Rule(format!("{name} in the trailers")));
             request.trailers = trailers;
             bad

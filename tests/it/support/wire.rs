@@ -119,15 +119,13 @@ impl<S: Read> Wire<S> {
             Framing::None => Ok(Fields::new()),
             Framing::Length(count) => self.exactly(count, sink).map(|()| Fields::new()),
             Framing::Chunked => self.chunks(sink),
-            Framing::UntilClose => {
-                loop {
-                    sink(&self.buffer[self.start..]);
-                    self.start = self.buffer.len();
-                    if !self.fill()? {
-                        return Ok(Fields::new());
-                    }
+            Framing::UntilClose => loop {
+                sink(&self.buffer[self.start..]);
+                self.start = self.buffer.len();
+                if !self.fill()? {
+                    return Ok(Fields::new());
                 }
-            }
+            },
         }
     }
 
@@ -208,7 +206,9 @@ pub fn framing(fields: &Fields) -> Result<Option<Framing>, Bad> {
     match (lengths.as_slice(), codings.as_slice()) {
         ([], []) => Ok(None),
         ([], [b"chunked"]) => Ok(Some(Framing::Chunked)),
-        ([digits], []) if !digits.is_empty() && digits.len() < 19 && digits.iter().all(u8::is_ascii_digit) => {
+        ([digits], [])
+            if !digits.is_empty() && digits.len() < 19 && digits.iter().all(u8::is_ascii_digit) =>
+        {
             let text = String::from_utf8_lossy(digits);
             Ok(Some(Framing::Length(text.parse().map_err(|_| Bad::Rule("length".into()))?)))
         }
