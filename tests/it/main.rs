@@ -6,4 +6,5 @@
 
 mod harness;
 mod hostile_http1;
+mod hostile_http2;
 mod support;

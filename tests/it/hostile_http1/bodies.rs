@@ -94,8 +94,9 @@ fn broken() -> Vec<Case> {
     }
     let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(100_000));
     cases.push(cut("a chunk extension of 100,000 bytes", chunked(&long)));
-    let tiny = "1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n".repeat(20_000);
-    cases.push(cut("a flood of chunk extensions", chunked(&tiny)));
+    let tiny = format!("1;{}\r\nx\r\n", "a".repeat(60)).repeat(20_000) + "0\r\n\r\n";
+    let flood = either("a flood of chunk extensions", chunked(&tiny));
+    cases.push(flood.check(|seen| assert_eq!(seen.body.len(), 20_000)));
     let trailers: String = (0..10_000).map(|n| format!("x-{n}: 1\r\n")).collect();
     cases.push(cut("10,000 trailers", chunked(&format!("0\r\n{trailers}\r\n"))));
     for (name, body) in [

@@ -159,14 +159,12 @@ fn judge(case: &Case, listener: SocketAddr, backend: &Recorder) -> Result<(), St
             }
             client.is_ended().then_some(()).ok_or_else(|| "refused, but not closed".to_owned())
         }
-        Expect::Cut => {
-            match client.try_read("POST") {
-                Ok(answer) if answer.status < 400 => return Err(format!("answered {}", answer.status)),
-                Ok(_) if !client.is_ended() => return Err("not closed".into()),
-                _ => {}
-            }
-            Ok(())
-        }
+        Expect::Cut => match client.try_read("POST") {
+            Ok(answer) if answer.status < 400 => Err(format!("answered {}", answer.status)),
+            Ok(_) if !client.is_ended() => Err("not closed".into()),
+            Err(bad) if bad.is_silence() => Err("neither refused nor closed".into()),
+            _ => Ok(()),
+        },
         Expect::Either => match client.try_read(&method) {
             Ok(answer) if answer.status == 200 => strict(&backend.take(), 1, case.check),
             Ok(answer) if (400..600).contains(&answer.status) && answer.reason().is_some() => Ok(()),

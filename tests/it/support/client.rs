@@ -141,8 +141,7 @@ impl Client {
         self.wire.unread().is_empty()
             && match self.wire.fill() {
                 Ok(more) => !more,
-                Err(Bad::Cut(why)) => !why.contains("temporarily unavailable") && !why.contains("timed out"),
-                Err(_) => false,
+                Err(bad) => !bad.is_silence(),
             }
     }
 

@@ -1,6 +1,7 @@
 //! The real servers and clients that the tests put around a sidecar.
 
 pub mod backend;
+pub mod bulk;
 pub mod client;
 pub mod frames;
 pub mod h2peer;

@@ -3,7 +3,7 @@
 //! What this reader takes can be read in one way only. It refuses everything
 //! else, legal or not, that two parsers could read differently.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 
 /// Why a message was not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,15 @@ pub enum Bad {
     /// The message breaks a rule.
     Rule(String),
 }
+
+impl Bad {
+    /// Whether the peer said nothing for too long, and did not end.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Cut(why) if why == SILENCE)
+    }
+}
+
+const SILENCE: &str = "silence";
 
 /// How the end of a body is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +72,9 @@ impl<S: Read> Wire<S> {
             Ok(count) => {
                 self.buffer.extend_from_slice(&block[..count]);
                 Ok(true)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Err(Bad::Cut(SILENCE.into()))
             }
             Err(error) => Err(Bad::Cut(error.to_string())),
         }
