@@ -4,6 +4,7 @@
 //! any thread, the sidecar's included, fails the test.
 #![allow(missing_docs)]
 
+mod errors;
 mod harness;
 mod hostile_http1;
 mod hostile_http2;
