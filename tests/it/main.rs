@@ -5,7 +5,9 @@
 #![allow(missing_docs)]
 
 mod errors;
+mod forwarding;
 mod harness;
 mod hostile_http1;
 mod hostile_http2;
+mod misbehaving;
 mod support;

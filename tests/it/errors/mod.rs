@@ -63,50 +63,59 @@ fn every_reason_has_its_scene() {
     }
 }
 
+/// Runs `check` on every scene and tells of all that fail.
+fn each_scene(check: impl Fn(Reason, &Scene)) {
+    let mut failed = Vec::new();
+    for (reason, build) in scenes::BUILDERS {
+        let run = std::panic::AssertUnwindSafe(|| check(*reason, &build()));
+        if std::panic::catch_unwind(run).is_err() {
+            failed.push(reason);
+        }
+    }
+    assert!(failed.is_empty(), "failed, each as told above: {failed:?}");
+}
+
 /// Those whose caller gets no whole answer, tested one by one below.
 const APART: [Reason; 2] = [Reason::ClientClosed, Reason::ResetAfterHeaders];
 
 #[test]
 fn an_http1_caller_gets_status_reason_body_and_metric() {
     let _turn = beside_others();
-    for (reason, build) in scenes::BUILDERS {
-        let scene = build();
-        assert_eq!(scene.reason, *reason);
+    each_scene(|reason, scene| {
+        assert_eq!(scene.reason, reason);
         let mut client = Client::connect(scene.address);
         client.send(&scene.raw);
-        (scene.then)(&scene);
+        (scene.then)(scene);
         let answer = client.read("GET");
-        check_problem(&answer, *reason);
+        check_problem(&answer, reason);
         if let Some(line) = scene.rule {
             let body: Value = serde_json::from_slice(&answer.body).unwrap();
             assert_eq!(body["rule"], line, "{body}");
         }
-        check_counted(&scene);
-    }
+        check_counted(scene);
+    });
 }
 
 #[test]
 fn an_http2_caller_gets_the_same() {
     let _turn = beside_others();
-    for (reason, build) in scenes::BUILDERS {
-        let scene = build();
-        let Some(url) = scene.url() else { continue };
+    each_scene(|reason, scene| {
+        let Some(url) = scene.url() else { return };
         let got = scene.call(&url, None);
         let facts = reason.facts();
         assert_eq!((got.status(), got.field("pillion-error")), (facts.status, Some(facts.word)));
         assert_eq!(got.field("content-type"), Some("application/problem+json"));
         let body: Value = serde_json::from_slice(&got.body).unwrap();
         assert_eq!(body["title"], facts.title, "{body}");
-        check_counted(&scene);
-    }
+        check_counted(scene);
+    });
 }
 
 #[test]
 fn a_grpc_caller_gets_a_status_with_details() {
     let _turn = beside_others();
-    for (reason, build) in scenes::BUILDERS {
-        let scene = build();
-        let Some(url) = scene.url() else { continue };
+    each_scene(|reason, scene| {
+        let Some(url) = scene.url() else { return };
         let got = scene.call(&url, Some("application/grpc+proto"));
         let facts = reason.facts();
         assert_eq!((got.status(), got.body.as_slice()), (200, b"".as_slice()), "{}", facts.word);
@@ -124,8 +133,8 @@ fn a_grpc_caller_gets_a_status_with_details() {
         let info = status.error_info.expect("an ErrorInfo");
         assert!(info.reason.eq_ignore_ascii_case(facts.word), "{info:?}");
         assert!(info.domain.contains("pillion"), "{info:?}");
-        check_counted(&scene);
-    }
+        check_counted(scene);
+    });
 }
 
 #[test]

@@ -127,6 +127,11 @@ impl RawH2 {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self::over(stream, settings)
+    }
+
+    /// The same on a connection that is there.
+    pub fn over(stream: TcpStream, settings: &[(u16, u32)]) -> Self {
         let mut raw = Self { stream, head: Vec::new() };
         let mut payload = Vec::new();
         for (identifier, value) in settings {
