@@ -74,7 +74,7 @@ fn one_script(script: &'static Script, listener: fn(&Sidecar) -> SocketAddr) {
     if let Expect::Error(reason) | Expect::Broken(reason) = script.expect {
         sidecar.metric_is("pillion_errors_total", &[("reason", reason.as_str())], 1.0);
     }
-    drop(sidecar);
+    sidecar.end();
     until("no connection is left", || backend.open() == 0);
 }
 

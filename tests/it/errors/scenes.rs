@@ -118,7 +118,7 @@ impl Scene {
         self
     }
 
-    fn to_inbound(self) -> Self {
+    fn inbound(self) -> Self {
         Self { address: self.sidecar.at.inbound, direction: "inbound", ..self }
     }
 
@@ -233,7 +233,7 @@ fn pattern(template: &str, segments: Vec<Segment>) -> Pattern {
 
 fn no_route() -> Scene {
     // A sidecar that fronts nothing has no route for a call from outside.
-    scene(Reason::NoRoute, sidecar("front")).to_inbound()
+    scene(Reason::NoRoute, sidecar("front")).inbound()
 }
 
 fn loop_detected() -> Scene {

@@ -81,6 +81,11 @@ impl Bulk {
         self.server.address()
     }
 
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.server.open()
+    }
+
     /// Bytes of bodies that were written into the sockets of the system.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::SeqCst)

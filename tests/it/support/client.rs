@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
 
 use super::server::PATIENCE;
 use super::wire::{self, Bad, Fields, Framing, Wire};
@@ -42,7 +41,11 @@ impl Response {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+        Self::over(TcpStream::connect_timeout(&address, PATIENCE).unwrap())
+    }
+
+    /// The same on a connection that is there.
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -71,11 +74,6 @@ impl Client {
 
     pub fn close_sending(&mut self) -> &mut Self {
         let _ = self.wire.stream.shutdown(Shutdown::Write);
-        self
-    }
-
-    pub fn patience(&mut self, limit: Duration) -> &mut Self {
-        self.wire.stream.set_read_timeout(Some(limit)).unwrap();
         self
     }
 

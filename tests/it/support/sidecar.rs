@@ -28,7 +28,10 @@ pub struct Setup {
 }
 
 /// Metrics at one moment.
-pub struct Samples(Vec<(String, Vec<(String, String)>, f64)>);
+pub struct Samples(Vec<Sample>);
+
+/// A name, its labels and its value.
+type Sample = (String, Vec<(String, String)>, f64);
 
 /// A sidecar called `name` on free ports.
 pub fn sidecar(name: &str) -> Setup {
@@ -151,7 +154,7 @@ impl Samples {
     }
 }
 
-fn sample(line: &str) -> (String, Vec<(String, String)>, f64) {
+fn sample(line: &str) -> Sample {
     let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
     let value = value.parse().unwrap_or_else(|_| panic!("{line}"));
     let Some((name, labels)) = series.split_once('{') else {

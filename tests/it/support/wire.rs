@@ -80,12 +80,6 @@ impl<S: Read> Wire<S> {
         }
     }
 
-    /// Everything until the end of the stream.
-    pub fn rest(&mut self) -> Result<Vec<u8>, Bad> {
-        while self.fill()? {}
-        Ok(self.buffer.split_off(std::mem::take(&mut self.start)))
-    }
-
     /// A line without its CRLF. `first` tells that the stream may end before it.
     pub fn line(&mut self, first: bool) -> Result<Vec<u8>, Bad> {
         let mut seen = 0;
