@@ -1,5 +1,6 @@
 //! Pillion: a service-mesh sidecar. `docs/architecture.md` is the map.
 
+pub mod admin;
 pub mod app;
 pub mod base;
 pub mod config;

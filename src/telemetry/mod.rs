@@ -1,6 +1,8 @@
 //! What is counted, under which names, and how it leaves.
 
+pub mod logging;
 pub mod metrics;
 pub mod names;
+pub mod process;
 
 pub use self::metrics::Metrics;
