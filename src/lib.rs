@@ -3,5 +3,6 @@
 pub mod admin;
 pub mod app;
 pub mod base;
+pub mod child;
 pub mod config;
 pub mod telemetry;
