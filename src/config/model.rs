@@ -39,7 +39,9 @@ pub struct Model {
     pub inbound: Vec<Route>,
     /// Routes of calls that the service makes, in the order of the files.
     pub outbound: Vec<Route>,
-    /// What applies where no route does.
+    /// What applies to calls to the service that no route takes.
+    pub inbound_defaults: RoutePolicy,
+    /// What applies to calls of the service to an upstream that no policy names.
     pub defaults: RoutePolicy,
     /// Where each value was written, by path (`service.port`,
     /// `policies/orders.yaml#outbound[2].timeout`); a path that is missing was
@@ -453,6 +455,7 @@ impl Model {
             upstreams: BTreeMap::new(),
             inbound: Vec::new(),
             outbound: Vec::new(),
+            inbound_defaults: RoutePolicy::default(),
             defaults: RoutePolicy::default(),
             sources: Arc::default(),
         }
