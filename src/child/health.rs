@@ -74,17 +74,14 @@ async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), U
         .header("user-agent", concat!("pillion/", env!("CARGO_PKG_VERSION")))
         .body(Empty::<Bytes>::new())
         .map_err(|error| bad(&error))?;
-    let answer = async {
-        tokio::select! {
-            biased;
-            answer = sender.send_request(request) => answer.map_err(|error| bad(&error)),
-            ended = connection => Err(match ended {
-                Ok(()) => Unhealthy::Http("the connection was closed without an answer".into()),
-                Err(error) => bad(&error),
-            }),
-        }
+    let mut answer = std::pin::pin!(sender.send_request(request));
+    let answer = tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        // A server that closes at once ends the connection and answers in one turn.
+        _ = connection => answer.await,
     };
-    let status = answer.await?.status();
+    let status = answer.map_err(|error| bad(&error))?.status();
     if status.is_success() { Ok(()) } else { Err(Unhealthy::Status(status.as_u16())) }
 }
 
