@@ -129,8 +129,9 @@ mod tests {
             }
         });
         let mut seen = Vec::new();
-        wait_healthy(&service(address, Some("/health")), Duration::ZERO, |why| seen.push(why.to_string()))
-            .await;
+        let service = service(address, Some("/health"));
+        let healthy = wait_healthy(&service, Duration::ZERO, |why| seen.push(why.to_string()));
+        tokio::time::timeout(Duration::from_secs(10), healthy).await.expect("the third answer is 204");
         server.await.unwrap();
         assert_eq!(seen[0], "status 503");
         assert!(seen[1].starts_with("no usable answer"), "{seen:?}");

@@ -5,11 +5,13 @@
 //! serde_yaml → [`resolve`] → [`Model`]. Each step reports all that is wrong and
 //! lets the next one see what is left.
 
+pub mod check;
 mod expand;
 mod form;
 mod load;
 pub mod model;
 mod problem;
+pub mod reload;
 mod resolve;
 pub mod route;
 pub mod schema;
@@ -22,6 +24,7 @@ pub use expand::Environment;
 pub use load::{Loaded, defaults, load, load_policy, load_str};
 pub use model::Model;
 pub use problem::{Problem, Problems};
+pub use reload::Reload;
 
 /// The exit code of a program that was given a bad configuration (`EX_CONFIG`
 /// of sysexits.h).

@@ -113,6 +113,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Longest pause within a request body; default 30 s.
     pub body_idle: Duration,
+    /// How long an HTTP/2 stream may wait for its peer to take bytes; default 5 min.
+    pub stream_idle: Duration,
     /// How long a connection may wait for its next request; default 2 min.
     pub connection_idle: Duration,
     /// Age at which a connection is closed after the request at hand; default 1 h.
@@ -362,6 +364,7 @@ impl Default for Limits {
             target: 8 * 1024,
             header_timeout: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
+            stream_idle: Duration::from_secs(300),
             connection_idle: Duration::from_secs(120),
             connection_age: Duration::from_secs(3600),
             connections: 20_000,

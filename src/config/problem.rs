@@ -117,6 +117,12 @@ impl Problems {
         self.list.iter()
     }
 
+    /// Keeps one of problems that are the same.
+    pub(super) fn once(&mut self) {
+        let mut seen = std::collections::HashSet::new();
+        self.list.retain(|problem| seen.insert(problem.headline()));
+    }
+
     /// Parts the errors from the warnings.
     pub(super) fn split(self) -> (Self, Self) {
         let (warnings, errors) = self.list.into_iter().partition(|problem| problem.warning);

@@ -4,5 +4,7 @@ pub mod logging;
 pub mod metrics;
 pub mod names;
 pub mod process;
+pub mod propagate;
+pub mod record;
 
 pub use self::metrics::Metrics;
