@@ -1,21 +1,40 @@
 //! The composition root: the only place that wires the parts together.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_local;
+
+use crate::admin::{self, AdminState};
 use crate::base::UpstreamName;
-use crate::base::readiness::Readiness;
+use crate::base::directory::Directory;
+use crate::base::drain::{self, Stage};
+use crate::base::readiness::{Condition, Readiness};
 use crate::config::Model;
-use crate::telemetry::Metrics;
+use crate::discovery::{self, Discovery};
+use crate::proxy::{self, Gate, Instance, Layer};
+use crate::runtime::{self, Order, Plan};
+use crate::telemetry::{Metrics, names};
+use crate::upstream::EndpointStats;
+
+/// How long the admin port waits for a worker.
+const STATS_WAIT: Duration = Duration::from_millis(250);
+/// How often histograms are folded.
+const UPKEEP: Duration = Duration::from_secs(1);
 
 /// What to run, beside the model.
 #[derive(Default)]
 pub struct Options {
     /// Newer models, each validated; the app applies them.
-    pub reloads: Option<tokio::sync::mpsc::Receiver<Arc<Model>>>,
+    pub reloads: Option<mpsc::Receiver<Arc<Model>>>,
     /// Where to count; a fresh registry unless told otherwise.
     pub metrics: Metrics,
+    /// A layer around the policy of every route.
+    pub layer: Option<Layer>,
 }
 
 /// A running sidecar: its threads are up and its listeners are bound.
@@ -26,6 +45,12 @@ pub struct App {
     pub readiness: Readiness,
     /// Its metrics.
     pub metrics: Metrics,
+    model: watch::Receiver<Arc<Model>>,
+    /// Ends the workers.
+    workers: drain::Signal,
+    /// Ends the control thread, after the workers.
+    control: drain::Signal,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// The addresses that were bound; port 0 has become a real port.
@@ -47,23 +72,287 @@ pub struct Addresses {
 #[derive(Debug)]
 pub struct StartError(pub String);
 
+/// Every listener, bound and not yet served.
+struct Bound {
+    addresses: Addresses,
+    admin: TcpListener,
+    probes: TcpListener,
+    /// For each worker its own.
+    workers: Vec<Vec<(TcpListener, Gate)>>,
+}
+
 impl App {
     /// Binds every listener, then starts the threads. An address that is taken
     /// is an error here, and nothing is left running.
-    pub fn start(_model: Arc<Model>, _options: Options) -> Result<Self, StartError> {
-        Err(StartError("not wired yet".into()))
+    pub fn start(model: Arc<Model>, options: Options) -> Result<Self, StartError> {
+        let Options { reloads, metrics, layer } = options;
+        let Bound { addresses, admin, probes, workers: listeners } = Bound::new(&model)?;
+        let readiness = Readiness::default();
+        let first_answers = readiness.condition("discovery");
+        let (directory, wanted) = Directory::new();
+        let (model_sender, model_receiver) = watch::channel(model.clone());
+        let (workers, worker_drain) = drain::channel();
+        let (control, control_drain) = drain::channel();
+        let instance = Instance::new(model.service.name.as_str());
+        let mut app = Self {
+            addresses,
+            readiness,
+            metrics,
+            model: model_receiver.clone(),
+            workers,
+            control,
+            threads: Vec::new(),
+        };
+        let mut orders = Vec::new();
+        for (number, listeners) in listeners.into_iter().enumerate() {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            orders.push(sender);
+            let plan = Plan {
+                listeners,
+                model: model.clone(),
+                directory: directory.clone(),
+                metrics: app.metrics.clone(),
+                instance: instance.clone(),
+                layer: layer.clone(),
+                drain: worker_drain.clone(),
+                orders: receiver,
+            };
+            app.spawn(runtime::worker(number, plan))?;
+        }
+        let controls = Control {
+            orders: Arc::new(orders),
+            model: model_sender,
+            directory: directory.clone(),
+            metrics: app.metrics.clone(),
+            readiness: app.readiness.clone(),
+            inbound: app.addresses.inbound,
+            bound: app.addresses.upstreams.clone(),
+        };
+        let discovery =
+            Discovery { config: model_receiver, names: wanted, directory, metrics: app.metrics.clone() };
+        app.metrics.gauge(&names::CONFIG_VERSION, &[]).set(1.0);
+        app.spawn(runtime::control(move || {
+            controls.run(discovery, first_answers, reloads, (admin, probes), worker_drain, control_drain)
+        }))?;
+        Ok(app)
     }
 
     /// Fails readiness, waits `drain.delay`, closes the listeners and lets what
     /// runs finish until `drain.deadline`. Returns whether all was finished.
+    /// The admin API and the probes answer until [`App::stop`].
     pub async fn drain(&self) -> bool {
-        false
+        let pace = self.model.borrow().drain.clone();
+        self.readiness.leave();
+        self.workers.advance(Stage::Leaving);
+        tokio::time::sleep(pace.delay).await;
+        self.workers.advance(Stage::Draining);
+        let finished = self.workers.all_done(pace.deadline).await;
+        self.workers.advance(Stage::Stopped);
+        if !finished {
+            // What was cut off is told so.
+            self.workers.all_done(Duration::from_secs(1)).await;
+        }
+        finished
     }
 
     /// Ends at once and joins every thread. A panic in one of them is returned.
-    pub fn stop(self) -> Result<(), String> {
+    pub fn stop(mut self) -> Result<(), String> {
+        self.end()
+    }
+
+    fn spawn(&mut self, thread: std::io::Result<JoinHandle<()>>) -> Result<(), StartError> {
+        self.threads.push(thread.map_err(|error| StartError(format!("a thread can't start: {error}")))?);
         Ok(())
     }
+
+    fn end(&mut self) -> Result<(), String> {
+        self.readiness.leave();
+        self.workers.advance(Stage::Stopped);
+        self.control.advance(Stage::Stopped);
+        let panics: Vec<String> = self
+            .threads
+            .drain(..)
+            .filter_map(|thread| thread.join().err())
+            .map(|panic| said(&*panic))
+            .collect();
+        match (panics.is_empty(), self.metrics.panics()) {
+            (true, 0) => Ok(()),
+            (true, count) => Err(format!("{count} requests panicked")),
+            _ => Err(panics.join("; ")),
+        }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        // `stop` tells of panics; here nobody is left to hear.
+        let _ = self.end();
+    }
+}
+
+impl Bound {
+    fn new(model: &Model) -> Result<Self, StartError> {
+        let listen = &model.listen;
+        let workers = model.workers.max(1);
+        let mut each: Vec<Vec<(TcpListener, Gate)>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut open = |key: &str, address: SocketAddr, gate: &Gate| {
+            let listeners = proxy::bind(address, workers).map_err(|error| refused(key, address, &error))?;
+            let bound = listeners[0].local_addr().unwrap_or(address);
+            each.iter_mut().zip(listeners).for_each(|(mine, listener)| mine.push((listener, gate.clone())));
+            Ok(bound)
+        };
+        let inbound = open("listen.inbound", listen.inbound, &Gate::Inbound)?;
+        let outbound = open("listen.outbound", listen.outbound, &Gate::Outbound)?;
+        let mut upstreams = BTreeMap::new();
+        for (name, address) in local_ports(model) {
+            let bound =
+                open(&format!("outbound: to: {name}: listen"), address, &Gate::Upstream(name.clone()))?;
+            upstreams.insert(name, bound);
+        }
+        let single = |key: &str, address: SocketAddr| {
+            let mut listeners = proxy::bind(address, 1).map_err(|error| refused(key, address, &error))?;
+            listeners.pop().ok_or_else(|| StartError(format!("{key}: no listener")))
+        };
+        let admin = single("listen.admin", listen.admin)?;
+        let probes = single("listen.probes", listen.probes)?;
+        let local = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
+        let addresses = Addresses {
+            inbound,
+            outbound,
+            admin: local(&admin, listen.admin),
+            probes: local(&probes, listen.probes),
+            upstreams,
+        };
+        Ok(Self { addresses, admin, probes, workers: each })
+    }
+}
+
+fn refused(key: &str, address: SocketAddr, error: &std::io::Error) -> StartError {
+    StartError(format!("{key}: {address} can't be bound: {error}"))
+}
+
+fn local_ports(model: &Model) -> BTreeMap<UpstreamName, SocketAddr> {
+    let ports = model.upstreams.iter();
+    ports.filter_map(|(name, block)| Some((name.clone(), block.listen?))).collect()
+}
+
+fn said(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
+}
+
+/// What the control thread holds.
+struct Control {
+    orders: Arc<Vec<mpsc::UnboundedSender<Order>>>,
+    model: watch::Sender<Arc<Model>>,
+    directory: Directory,
+    metrics: Metrics,
+    readiness: Readiness,
+    inbound: SocketAddr,
+    /// Local ports as they were bound.
+    bound: BTreeMap<UpstreamName, SocketAddr>,
+}
+
+impl Control {
+    async fn run(
+        mut self,
+        discovery: Discovery,
+        first_answers: Condition,
+        reloads: Option<mpsc::Receiver<Arc<Model>>>,
+        listeners: (TcpListener, TcpListener),
+        mut workers: drain::Watch,
+        mut ends: drain::Watch,
+    ) {
+        let state = self.admin_state();
+        let (admin, probes) = listeners;
+        let registration = discovery::register(self.model.subscribe(), self.inbound, &self.metrics);
+        let metrics = self.metrics.clone();
+        spawn_local(discovery.run(first_answers));
+        spawn_local(admin::serve(admin, admin::admin(state.clone()), ends.clone()));
+        spawn_local(admin::serve(probes, admin::probes(state), ends.clone()));
+        spawn_local(async move {
+            workers.reached(Stage::Leaving).await;
+            registration.withdraw();
+            // The watch goes with this task: the workers' drain does not wait for it.
+        });
+        spawn_local(async move {
+            loop {
+                tokio::time::sleep(UPKEEP).await;
+                metrics.upkeep();
+            }
+        });
+        if let Some(mut reloads) = reloads {
+            spawn_local(async move {
+                while let Some(model) = reloads.recv().await {
+                    self.apply(model);
+                }
+            });
+        }
+        ends.reached(Stage::Stopped).await;
+    }
+
+    fn admin_state(&self) -> AdminState {
+        let model = self.model.subscribe();
+        let orders = self.orders.clone();
+        AdminState {
+            readiness: self.readiness.clone(),
+            metrics: self.metrics.clone(),
+            model: Arc::new(move || model.borrow().clone()),
+            directory: self.directory.clone(),
+            endpoints: Arc::new(move || gather(&orders)),
+            allow_remote: false,
+        }
+    }
+
+    fn apply(&mut self, model: Arc<Model>) {
+        self.follow_ports(&model);
+        for worker in self.orders.iter() {
+            // A worker that has ended needs no model.
+            let _ = worker.send(Order::Apply(model.clone()));
+        }
+        self.model.send_replace(model);
+    }
+
+    /// Opens and closes local ports. What can't be bound is told, and the rest goes on.
+    fn follow_ports(&mut self, model: &Model) {
+        let old = local_ports(&self.model.borrow());
+        let new = local_ports(model);
+        for name in old.keys().filter(|name| old.get(*name) != new.get(*name)) {
+            self.bound.remove(name);
+            for worker in self.orders.iter() {
+                let _ = worker.send(Order::Close(Gate::Upstream(name.clone())));
+            }
+        }
+        for (name, address) in new.iter().filter(|(name, address)| old.get(*name) != Some(*address)) {
+            match proxy::bind(*address, self.orders.len()) {
+                Ok(listeners) => {
+                    for (worker, listener) in self.orders.iter().zip(listeners) {
+                        let _ = worker.send(Order::Listen(listener, Gate::Upstream(name.clone())));
+                    }
+                    self.bound.insert(name.clone(), *address);
+                }
+                Err(error) => {
+                    tracing::error!("{}", refused(&format!("to: {name}: listen"), *address, &error))
+                }
+            }
+        }
+    }
+}
+
+/// Asks every worker and adds up what they say.
+fn gather(orders: &[mpsc::UnboundedSender<Order>]) -> Vec<EndpointStats> {
+    let (sender, answers) = std::sync::mpsc::channel();
+    let asked = orders.iter().filter(|worker| worker.send(Order::Stats(sender.clone())).is_ok()).count();
+    drop(sender);
+    let mut all: BTreeMap<(UpstreamName, SocketAddr), EndpointStats> = BTreeMap::new();
+    for _ in 0..asked {
+        let Ok(stats) = answers.recv_timeout(STATS_WAIT) else { break };
+        for one in stats {
+            let key = (one.upstream.clone(), one.address);
+            all.entry(key).and_modify(|sum| sum.add(&one)).or_insert(one);
+        }
+    }
+    all.into_values().collect()
 }
 
 impl std::fmt::Display for StartError {

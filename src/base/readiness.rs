@@ -64,6 +64,26 @@ impl Readiness {
         }
     }
 
+    /// Waits until no condition but `name` is left, or none, or leaving.
+    pub async fn waits_only_for(&self, name: &str) -> State {
+        let mut state = self.state.subscribe();
+        let only = |state: &State| match state {
+            State::Waiting(waiting) => waiting.iter().all(|waiting| *waiting == name),
+            State::Ready | State::Leaving => true,
+        };
+        match state.wait_for(only).await {
+            Ok(state) => state.clone(),
+            Err(_) => State::Leaving,
+        }
+    }
+
+    /// Waits until a drain has begun, whoever began it.
+    pub async fn leaving(&self) {
+        let mut state = self.state.subscribe();
+        // An error means that nobody can begin one any more, nor is anybody there to wait.
+        let _ = state.wait_for(|state| *state == State::Leaving).await;
+    }
+
     fn publish(&self) {
         let waiting = self.lock().clone();
         self.state.send_if_modified(|state| {
@@ -95,6 +115,22 @@ impl Condition {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_part_may_wait_until_only_its_own_condition_is_left() {
+        let readiness = Readiness::default();
+        let (config, service) = (readiness.condition("config"), readiness.condition("service"));
+        let waiting = tokio::spawn({
+            let readiness = readiness.clone();
+            async move { readiness.waits_only_for("service").await }
+        });
+        config.met();
+        assert_eq!(waiting.await.unwrap(), State::Waiting(vec!["service"]));
+        service.met();
+        assert_eq!(readiness.waits_only_for("service").await, State::Ready);
+        readiness.leave();
+        readiness.leaving().await;
+    }
 
     #[test]
     fn ready_when_all_conditions_are_met_until_leaving() {

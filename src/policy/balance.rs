@@ -43,9 +43,9 @@ impl PeakEwma {
         self.since = Some(now);
     }
 
-    /// The average now.
-    pub fn latency(&self) -> Duration {
-        Duration::from_nanos(self.nanos as u64)
+    /// The average now; `None` before the first answer.
+    pub fn latency(&self) -> Option<Duration> {
+        self.since.map(|_| Duration::from_secs_f64(self.nanos / 1e9))
     }
 
     /// What one more request would cost: the average times the requests at
@@ -159,11 +159,11 @@ mod tests {
         let mut ewma = PeakEwma::default();
         ewma.observe(start, Duration::from_millis(10));
         ewma.observe(start, Duration::from_millis(100));
-        assert_eq!(ewma.latency(), Duration::from_millis(100));
+        assert_eq!(ewma.latency(), Some(Duration::from_millis(100)));
         ewma.observe(start + Duration::from_secs(1), Duration::from_millis(10));
-        assert!(ewma.latency() > Duration::from_millis(85));
+        assert!(ewma.latency() > Some(Duration::from_millis(85)));
         ewma.observe(start + Duration::from_secs(61), Duration::from_millis(10));
-        assert!(ewma.latency() < Duration::from_millis(11));
+        assert!(ewma.latency() < Some(Duration::from_millis(11)));
         assert!(ewma.load(1, 1) > 1.9 * ewma.load(0, 1));
         assert!(ewma.load(1, 2) < 1.01 * ewma.load(0, 1));
     }

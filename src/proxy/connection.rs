@@ -17,7 +17,7 @@ use crate::telemetry::names;
 use crate::telemetry::record::{Direction, Record};
 
 /// What a listener is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Gate {
     /// Calls to the service.
     Inbound,

@@ -189,7 +189,9 @@ mod tests {
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        fields.iter().for_each(|(name, value)| drop(headers.append(*name, HeaderValue::from_static(value))));
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
         headers
     }
 

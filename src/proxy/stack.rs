@@ -97,7 +97,7 @@ pub fn of(
     worker: &Rc<Worker>,
 ) -> impl Service<Attempt, Response = Response<Body>, Error = ProxyError, Future: 'static> + 'static {
     ServiceBuilder::new()
-        .layer_fn(|inner| Deadline { inner, limit: route.policy.timeout, timers: worker.timers.clone() })
+        .layer_fn(|inner| Deadline { inner, limit: route.policy.timeout, worker: worker.clone() })
         .layer_fn(|inner| Retries { inner, route: route.clone() })
         .service(tower::service_fn(attempt))
 }
@@ -154,7 +154,7 @@ fn hash_key(on: &HashOn, call: &Call) -> Option<Vec<u8>> {
 struct Deadline<S> {
     inner: S,
     limit: Timeout,
-    timers: Timers,
+    worker: Rc<Worker>,
 }
 
 pin_project! {
@@ -163,6 +163,7 @@ pin_project! {
         inner: F,
         timer: Timer,
         limit: Duration,
+        worker: Rc<Worker>,
     }
 }
 
@@ -180,8 +181,8 @@ where
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
         let (Timeout::Head(limit) | Timeout::Whole(limit)) = self.limit;
-        let timer = self.timers.at(attempt.call.received + limit);
-        Bounded { inner: self.inner.call(attempt), timer, limit }
+        let timer = self.worker.timers.at(attempt.call.received + limit);
+        Bounded { inner: self.inner.call(attempt), timer, limit, worker: self.worker.clone() }
     }
 }
 
@@ -192,6 +193,10 @@ impl<F: Future<Output = Result<Response<Body>, ProxyError>>> Future for Bounded<
         let this = self.project();
         if let Poll::Ready(result) = this.inner.poll(cx) {
             return Poll::Ready(result);
+        }
+        if this.worker.is_stopping() {
+            let detail = "the time that `drain.deadline` gives was over";
+            return Poll::Ready(Err(ProxyError::new(Reason::ShuttingDown, detail)));
         }
         this.timer.poll_fired(cx).map(|()| {
             Err(ProxyError::new(Reason::Timeout, format!("no answer within the route's {:?}", this.limit)))
@@ -291,8 +296,9 @@ where
     S: Service<Attempt, Response = Response<Body>, Error = ProxyError>,
 {
     let Some(limit) = policy.per_try else { return inner.oneshot(attempt).await };
-    let timer = attempt.call.worker.timers.at(Instant::now() + limit);
-    let bounded = Bounded { inner: inner.oneshot(attempt), timer, limit };
+    let worker = attempt.call.worker.clone();
+    let timer = worker.timers.at(Instant::now() + limit);
+    let bounded = Bounded { inner: inner.oneshot(attempt), timer, limit, worker };
     bounded.await.map_err(|error| match error.reason {
         Reason::Timeout => ProxyError::new(
             Reason::PerTryTimeout,

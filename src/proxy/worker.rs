@@ -43,6 +43,7 @@ pub struct Worker {
     /// What a user of the library puts around every route.
     pub layer: Option<Layer>,
     draining: Rc<Cell<bool>>,
+    stopping: Cell<bool>,
     instance: Instance,
     router: RefCell<Option<Rc<Router>>>,
     context: RefCell<Option<Rc<ServerContext>>>,
@@ -107,6 +108,7 @@ impl Worker {
             random: RefCell::new(fastrand::Rng::new()),
             layer,
             draining: Rc::default(),
+            stopping: Cell::new(false),
             instance,
             router: RefCell::default(),
             context: RefCell::default(),
@@ -150,9 +152,15 @@ impl Worker {
         self.timers.wake_all();
     }
 
-    /// Whether a drain has begun.
-    pub fn is_draining(&self) -> bool {
-        self.draining.get()
+    /// What still runs is answered with `shutting_down`.
+    pub fn stop(&self) {
+        self.stopping.set(true);
+        self.timers.wake_all();
+    }
+
+    /// Whether the time for what still runs is over.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
     }
 
     /// The element of `Via` for a direction.

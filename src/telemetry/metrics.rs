@@ -6,6 +6,7 @@
 //! name on the path of a request.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
@@ -20,6 +21,7 @@ pub struct Metrics {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
     labels: Arc<Mutex<HashSet<String>>>,
+    panics: Arc<AtomicU64>,
 }
 
 /// Values that a label may take that callers choose, such as an upstream's name.
@@ -47,7 +49,7 @@ impl Metrics {
             }
         }
         let handle = recorder.handle();
-        Self { recorder: Arc::new(recorder), handle, labels: Arc::default() }
+        Self { recorder: Arc::new(recorder), handle, labels: Arc::default(), panics: Arc::default() }
     }
 
     /// A counter. `values` are those of the name's labels, in order.
@@ -86,6 +88,16 @@ impl Metrics {
         } else {
             "_other".to_owned()
         }
+    }
+
+    /// A request panicked. Release builds abort instead.
+    pub fn panicked(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that have panicked.
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
     }
 
     /// The exposition in Prometheus' text form.

@@ -156,6 +156,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.route.metrics.panicked();
+        }
         if !self.finished {
             self.failed(Reason::ClientClosed);
             self.finish();

@@ -1,13 +1,13 @@
 //! One endpoint as one worker sees it: how it answers, and the connections to it.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use tokio::sync::Semaphore;
 
-use crate::base::{self, Protocol};
+use crate::base::{self, Protocol, UpstreamName};
 use crate::codec::http1::client::{Connection as Http1, Recycle};
 use crate::codec::http2::client::Connection as Http2;
 use crate::policy::balance::PeakEwma;
@@ -40,27 +40,25 @@ pub struct Endpoint {
     me: Weak<Self>,
 }
 
-/// What the admin port shows of an endpoint, as one worker sees it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+/// What the workers know of an endpoint.
+#[derive(Clone, Debug, PartialEq)]
 pub struct EndpointStats {
-    /// The upstream's name.
-    pub upstream: String,
-    /// The endpoint's address.
-    pub address: String,
+    /// The upstream it belongs to.
+    pub upstream: UpstreamName,
+    /// Where it is.
+    pub address: SocketAddr,
     /// Requests at hand.
-    pub active: u32,
-    /// Requests sent.
+    pub active: u64,
+    /// Requests since the start.
     pub requests: u64,
-    /// Requests that failed before the head of an answer.
+    /// Those of them that got no answer.
     pub failures: u64,
-    /// Peak EWMA of the latency in milliseconds.
-    pub latency_ms: f64,
+    /// Peak EWMA of the time to the head of an answer; `None` before the first.
+    pub ewma_ms: Option<f64>,
+    /// Connections that are idle or shared.
+    pub connections: u64,
     /// Whether it is passed over because it could not be reached.
     pub away: bool,
-    /// Idle HTTP/1 connections.
-    pub idle_connections: usize,
-    /// HTTP/2 connections.
-    pub http2_connections: usize,
 }
 
 struct Idle {
@@ -187,18 +185,32 @@ impl Endpoint {
     }
 
     /// What the admin port shows.
-    pub fn stats(&self, upstream: &str, now: Instant) -> EndpointStats {
+    pub fn stats(&self, upstream: &UpstreamName, now: Instant) -> EndpointStats {
         EndpointStats {
-            upstream: upstream.to_owned(),
-            address: self.facts.address.to_string(),
-            active: self.active.get(),
+            upstream: upstream.clone(),
+            address: self.facts.address,
+            active: self.active.get().into(),
             requests: self.requests.get(),
             failures: self.failures.get(),
-            latency_ms: self.latency.get().latency().as_secs_f64() * 1e3,
+            ewma_ms: self.latency.get().latency().map(|latency| latency.as_secs_f64() * 1e3),
+            connections: (self.idle.borrow().len() + self.http2.borrow().len()) as u64,
             away: self.is_away(now),
-            idle_connections: self.idle.borrow().len(),
-            http2_connections: self.http2.borrow().len(),
         }
+    }
+}
+
+impl EndpointStats {
+    /// Takes in what another worker knows of the same endpoint.
+    pub fn add(&mut self, other: &Self) {
+        self.active += other.active;
+        self.requests += other.requests;
+        self.failures += other.failures;
+        self.connections += other.connections;
+        self.away |= other.away;
+        self.ewma_ms = match (self.ewma_ms, other.ewma_ms) {
+            (Some(a), Some(b)) => Some(a.max(b)),
+            (a, b) => a.or(b),
+        };
     }
 }
 

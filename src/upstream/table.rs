@@ -115,7 +115,7 @@ impl Upstream {
     /// What the admin port shows of its endpoints.
     pub fn stats(&self, now: Instant) -> Vec<EndpointStats> {
         let picker = self.picker.borrow();
-        picker.endpoints().iter().map(|endpoint| endpoint.stats(self.name.as_str(), now)).collect()
+        picker.endpoints().iter().map(|endpoint| endpoint.stats(&self.name, now)).collect()
     }
 
     /// What is known now; `None` while discovery has not answered.

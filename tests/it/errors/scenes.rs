@@ -56,9 +56,6 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
         let setup = sidecar("front").with(|model| model.limits.header_timeout = SHORT);
         scene(Reason::RequestTimeout, setup).raw("GET / HTTP/1.1\r\nHos").only_http1()
     }),
-    (Reason::UnsupportedVersion, || {
-        plain("GET / HTTP/1.2\r\nHost: users\r\n\r\n", Reason::UnsupportedVersion)
-    }),
     (Reason::NoRoute, no_route),
     (Reason::LoopDetected, loop_detected),
     (Reason::Overload, overload),

@@ -1,0 +1,147 @@
+//! /clusters: each upstream with its endpoints, who told of them, how old that
+//! is, and how the endpoints fare.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{AdminState, EndpointStats};
+use crate::base::{Endpoint, EndpointSet, Resolution, UpstreamName};
+
+#[derive(Deserialize)]
+pub(super) struct Wanted {
+    format: Option<String>,
+}
+
+type Upstreams = Vec<(UpstreamName, Resolution)>;
+type Stats = HashMap<(UpstreamName, SocketAddr), EndpointStats>;
+
+pub(super) async fn clusters(State(state): State<AdminState>, Query(wanted): Query<Wanted>) -> Response {
+    let upstreams = state.directory.dump();
+    let stats: Stats =
+        (state.endpoints)().into_iter().map(|one| ((one.upstream.clone(), one.address), one)).collect();
+    #[expect(clippy::disallowed_methods, reason = "the age of an answer is shown to a person")]
+    let now = SystemTime::now();
+    match wanted.format.as_deref() {
+        None | Some("json") => Json(as_json(&upstreams, &stats, now)).into_response(),
+        Some("text") => as_text(&upstreams, &stats, now).into_response(),
+        Some(_) => (StatusCode::BAD_REQUEST, "format is json or text\n").into_response(),
+    }
+}
+
+fn as_json(upstreams: &Upstreams, stats: &Stats, now: SystemTime) -> Value {
+    let one = |(name, resolution): &(UpstreamName, Resolution)| match resolution {
+        Resolution::Found(set) => json!({
+            "upstream": name.as_str(),
+            "state": state_of(resolution),
+            "source": set.source,
+            "age_seconds": age(set, now),
+            "endpoints": set.endpoints.iter().map(|e| endpoint(e, of(stats, name, e))).collect::<Vec<_>>(),
+        }),
+        _ => json!({
+            "upstream": name.as_str(),
+            "state": state_of(resolution),
+            "why": why(resolution),
+            "endpoints": [],
+        }),
+    };
+    json!({ "upstreams": upstreams.iter().map(one).collect::<Vec<_>>() })
+}
+
+fn endpoint(endpoint: &Endpoint, stats: Option<&EndpointStats>) -> Value {
+    json!({
+        "address": endpoint.address.to_string(),
+        "weight": endpoint.weight,
+        "zone": endpoint.zone.as_deref(),
+        "protocol": endpoint.protocol.as_str(),
+        "active": stats.map(|s| s.active),
+        "requests": stats.map(|s| s.requests),
+        "failures": stats.map(|s| s.failures),
+        "ewma_ms": stats.and_then(|s| s.ewma_ms),
+        "connections": stats.map(|s| s.connections),
+    })
+}
+
+fn as_text(upstreams: &Upstreams, stats: &Stats, now: SystemTime) -> String {
+    let mut text = String::new();
+    for (name, resolution) in upstreams {
+        match resolution {
+            Resolution::Found(set) => {
+                let _ = writeln!(
+                    text,
+                    "{name}  {} by {}, {} s ago",
+                    set.endpoints.len(),
+                    set.source,
+                    age(set, now)
+                );
+                for endpoint in set.endpoints.iter() {
+                    line(&mut text, endpoint, of(stats, name, endpoint));
+                }
+            }
+            _ => {
+                let _ = writeln!(text, "{name}  {}", why(resolution));
+            }
+        }
+    }
+    if upstreams.is_empty() {
+        text.push_str("no upstream has been asked for\n");
+    }
+    text
+}
+
+fn line(text: &mut String, endpoint: &Endpoint, stats: Option<&EndpointStats>) {
+    let _ = write!(
+        text,
+        "  {:<21} {:<5} weight {}",
+        endpoint.address,
+        endpoint.protocol.as_str(),
+        endpoint.weight
+    );
+    if let Some(zone) = &endpoint.zone {
+        let _ = write!(text, " zone {zone}");
+    }
+    if let Some(s) = stats {
+        let _ = write!(text, "  active {} requests {} failures {}", s.active, s.requests, s.failures);
+        let _ = write!(text, " connections {}", s.connections);
+        if let Some(ewma) = s.ewma_ms {
+            let _ = write!(text, " ewma {ewma:.1} ms");
+        }
+    }
+    text.push('\n');
+}
+
+fn of<'a>(stats: &'a Stats, name: &UpstreamName, endpoint: &Endpoint) -> Option<&'a EndpointStats> {
+    stats.get(&(name.clone(), endpoint.address))
+}
+
+fn age(set: &EndpointSet, now: SystemTime) -> u64 {
+    now.duration_since(set.as_of).map_or(0, |age| age.as_secs())
+}
+
+fn state_of(resolution: &Resolution) -> &'static str {
+    match resolution {
+        Resolution::Pending => "pending",
+        Resolution::Found(_) => "found",
+        Resolution::Unknown => "unknown",
+        Resolution::Empty { .. } => "empty",
+        Resolution::Failed { .. } => "failed",
+    }
+}
+
+fn why(resolution: &Resolution) -> String {
+    match resolution {
+        Resolution::Pending => "no source has answered yet".into(),
+        Resolution::Found(_) => String::new(),
+        Resolution::Unknown => "no source knows a service of this name".into(),
+        Resolution::Empty { source } => format!("known to {source}, which says that it has no endpoint now"),
+        Resolution::Failed { why } => format!("no source could answer: {why}"),
+    }
+}

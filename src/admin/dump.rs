@@ -1,0 +1,264 @@
+//! /config_dump: the model in force, each value with the place it was written.
+//!
+//! Values are named one by one: what is not named here is not shown, so that a
+//! secret that the model comes to hold does not leak by itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Map, Value, json};
+
+use super::AdminState;
+use crate::base::Origin;
+use crate::config::Model;
+use crate::config::model::{
+    Balance, HashOn, Pattern, Propagator, Retry, RetryOn, Route, RoutePolicy, Segment, Source,
+    StaticEndpoint, Timeout, ValueMatch,
+};
+
+pub(super) async fn config_dump(State(state): State<AdminState>) -> Json<Value> {
+    Json(dump(&(state.model)()))
+}
+
+/// Values under the keys of the files, `{"value": …, "origin": …}` each.
+struct Values<'a> {
+    sources: &'a BTreeMap<String, Origin>,
+    /// Put before each key when its origin is looked up.
+    prefix: String,
+    shown: Map<String, Value>,
+}
+
+impl<'a> Values<'a> {
+    fn new(model: &'a Model, prefix: &str) -> Self {
+        Self { sources: &model.sources, prefix: prefix.to_owned(), shown: Map::new() }
+    }
+
+    fn put(&mut self, key: &str, value: impl Into<Value>) {
+        let path = format!("{}{key}", self.prefix);
+        let origin = origin(self.sources, &path);
+        self.shown.insert(key.to_owned(), json!({ "value": value.into(), "origin": origin }));
+    }
+}
+
+/// The place of `path`, or of the nearest value that holds it: an entry of a
+/// list may have been written as one word.
+fn origin(sources: &BTreeMap<String, Origin>, path: &str) -> String {
+    let within = sources.range(path.to_owned()..).next().filter(|(key, _)| {
+        key.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    });
+    within.map_or_else(|| "default".to_owned(), |(_, origin)| origin.to_string())
+}
+
+pub(super) fn dump(model: &Model) -> Value {
+    let mut values = Values::new(model, "");
+    general(&mut values, model);
+    limits(&mut values, model);
+    let discovery: Vec<Value> =
+        model.discovery.iter().enumerate().map(|(index, one)| source(model, index, one)).collect();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "service": model.service.name.as_str(),
+        "values": values.shown,
+        "discovery": discovery,
+        "defaults": policy(model, "defaults.", &model.defaults),
+        "upstreams": upstreams(model),
+        "inbound": routes(model, &model.inbound),
+        "outbound": routes(model, &model.outbound),
+    })
+}
+
+fn general(values: &mut Values<'_>, model: &Model) {
+    let service = &model.service;
+    values.put("service.name", service.name.as_str());
+    values.put("service.port", service.address.map(|address| address.port()));
+    values.put("service.host", service.address.map(|address| address.ip().to_string()));
+    values.put("service.protocol", service.protocol.as_str());
+    values.put("service.health.path", service.health.as_ref().map(|health| health.path.to_string()));
+    values.put("service.health.interval", service.health.as_ref().map(|health| text(health.interval)));
+    values.put("service.health.timeout", service.health.as_ref().map(|health| text(health.timeout)));
+    values.put("service.tags", service.tags.iter().map(|tag| tag.to_string()).collect::<Vec<_>>());
+    values.put("service.locality.region", service.locality.region.as_deref());
+    values.put("service.locality.zone", service.locality.zone.as_deref());
+    values.put("listen.inbound", model.listen.inbound.to_string());
+    values.put("listen.outbound", model.listen.outbound.to_string());
+    values.put("listen.admin", model.listen.admin.to_string());
+    values.put("listen.probes", model.listen.probes.to_string());
+    values.put("workers", model.workers);
+    values.put("drain.delay", text(model.drain.delay));
+    values.put("drain.deadline", text(model.drain.deadline));
+    let propagate = model.telemetry.propagate.iter().map(|propagator| match propagator {
+        Propagator::TraceContext => "tracecontext",
+        Propagator::Baggage => "baggage",
+    });
+    values.put("telemetry.propagate", propagate.collect::<Vec<_>>());
+}
+
+fn limits(values: &mut Values<'_>, model: &Model) {
+    let limits = &model.limits;
+    values.put("limits.header_bytes", limits.header_bytes);
+    values.put("limits.header_fields", limits.header_fields);
+    values.put("limits.target", limits.target);
+    values.put("limits.header_timeout", text(limits.header_timeout));
+    values.put("limits.body_idle", text(limits.body_idle));
+    values.put("limits.connection_idle", text(limits.connection_idle));
+    values.put("limits.connection_age", text(limits.connection_age));
+    values.put("limits.connections", limits.connections);
+    values.put("limits.streams", limits.streams);
+    values.put("limits.resets", limits.resets);
+    values.put("limits.control_frames", limits.control_frames);
+}
+
+fn source(model: &Model, index: usize, source: &Source) -> Value {
+    let kind = match source {
+        Source::Local(_) => "local",
+        Source::Static(_) => "static",
+        Source::Dns(_) => "dns",
+    };
+    let mut values = Values::new(model, &format!("discovery[{index}].{kind}."));
+    match source {
+        Source::Local(local) => {
+            values.put("directory", local.directory.display().to_string());
+            values.put("register", local.register);
+        }
+        Source::Static(upstreams) => {
+            for (name, endpoints) in upstreams {
+                values.put(name.as_str(), endpoints.iter().map(static_endpoint).collect::<Vec<_>>());
+            }
+        }
+        Source::Dns(dns) => {
+            values.put("servers", dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>());
+            values.put("min_ttl", text(dns.min_ttl));
+            values.put("max_ttl", text(dns.max_ttl));
+            values.put("timeout", text(dns.timeout));
+            values.put("default_port", dns.default_port);
+        }
+    }
+    json!({ "kind": kind, "values": values.shown })
+}
+
+fn static_endpoint(endpoint: &StaticEndpoint) -> Value {
+    let address = format!("{}:{}", endpoint.host, endpoint.port);
+    json!({ "address": address, "weight": endpoint.weight, "zone": endpoint.zone.as_deref() })
+}
+
+fn upstreams(model: &Model) -> Value {
+    let one = |(name, upstream): (&crate::base::UpstreamName, &crate::config::model::Upstream)| {
+        let prefix = upstream.origin.as_ref().map_or(String::new(), |origin| entry_prefix(model, origin));
+        let mut values = Values::new(model, &prefix);
+        values.put("protocol", upstream.protocol.as_str());
+        values.put("listen", upstream.listen.map(|listen| listen.to_string()));
+        let mut shown = values.shown;
+        shown.append(&mut policy(model, &prefix, &upstream.policy));
+        (
+            name.to_string(),
+            json!({ "origin": upstream.origin.as_ref().map(ToString::to_string), "values": shown }),
+        )
+    };
+    Value::Object(model.upstreams.iter().map(one).collect())
+}
+
+fn routes(model: &Model, routes: &[Route]) -> Value {
+    let one = |route: &Route| {
+        json!({
+            "to": route.to.as_ref().map(|name| name.as_str()),
+            "route": pattern(&route.pattern),
+            "http_route": route.pattern.template.as_ref(),
+            "host": route.pattern.host.as_deref(),
+            "headers": route.pattern.headers.iter()
+                .map(|(name, value)| json!({ "name": name.as_str(), "value": condition(value) }))
+                .collect::<Vec<_>>(),
+            "query": route.pattern.query.iter()
+                .map(|(name, value)| json!({ "name": name.as_ref(), "value": condition(value) }))
+                .collect::<Vec<_>>(),
+            "origin": route.origin.to_string(),
+            "values": policy(model, &entry_prefix(model, &route.origin), &route.policy),
+        })
+    };
+    routes.iter().map(one).collect()
+}
+
+/// The path of the entry that stands at `origin`, with a dot: `p.yaml#outbound[2].`.
+fn entry_prefix(model: &Model, origin: &Origin) -> String {
+    let at = model.sources.iter().filter(|(_, place)| *place == origin);
+    let entry =
+        at.filter_map(|(path, _)| path.rfind(']').map(|end| &path[..=end])).min_by_key(|path| path.len());
+    // A prefix that no path has: everything below it was left to its default.
+    entry.map_or_else(|| "?.".to_owned(), |entry| format!("{entry}."))
+}
+
+fn policy(model: &Model, prefix: &str, policy: &RoutePolicy) -> Map<String, Value> {
+    let mut values = Values::new(model, prefix);
+    let (timeout, scope) = match policy.timeout {
+        Timeout::Head(time) => (time, "head of the answer"),
+        Timeout::Whole(time) => (time, "whole call"),
+    };
+    values.put("timeout", json!({ "time": text(timeout), "bounds": scope }));
+    values.put("idle_timeout", text(policy.idle_timeout));
+    values.put("connect_timeout", text(policy.connect_timeout));
+    values.put("balance", balance(&policy.balance));
+    match &policy.retry {
+        None => values.put("retry", Value::Null),
+        Some(retry) => put_retry(&mut values, retry),
+    }
+    values.shown
+}
+
+fn put_retry(values: &mut Values<'_>, retry: &Retry) {
+    values.put("retry.max", retry.max);
+    values.put("retry.per_try", retry.per_try.map(text));
+    values.put("retry.on", retry.on.iter().map(retry_on).collect::<Vec<_>>());
+    values.put("retry.backoff", format!("{}..{}", text(retry.backoff.0), text(retry.backoff.1)));
+    values.put("retry.budget", format!("{}%", retry.budget * 100.0));
+}
+
+fn retry_on(on: &RetryOn) -> String {
+    match on {
+        RetryOn::Connect => "connect".into(),
+        RetryOn::Reset => "reset".into(),
+        RetryOn::Refused => "refused".into(),
+        RetryOn::ServerError => "5xx".into(),
+        RetryOn::Gateway => "gateway".into(),
+        RetryOn::Timeout => "timeout".into(),
+        RetryOn::Status(status) => status.to_string(),
+    }
+}
+
+fn balance(balance: &Balance) -> Value {
+    match balance {
+        Balance::Ewma => "ewma".into(),
+        Balance::LeastRequest => "least_request".into(),
+        Balance::RoundRobin => "round_robin".into(),
+        Balance::Hash(HashOn::Header(name)) => json!({ "hash": { "header": name.as_str() } }),
+        Balance::Hash(HashOn::Cookie(name)) => json!({ "hash": { "cookie": name.as_ref() } }),
+        Balance::Hash(HashOn::Source) => json!({ "hash": "source" }),
+    }
+}
+
+/// The route as a policy file writes it.
+fn pattern(pattern: &Pattern) -> String {
+    if pattern.grpc {
+        return format!("grpc {}", pattern.template.trim_start_matches('/'));
+    }
+    let methods = pattern.methods.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let all = pattern.segments == [Segment::Rest];
+    let template = if all && pattern.template.is_empty() { "/**" } else { &pattern.template };
+    if methods.is_empty() { template.to_owned() } else { format!("{methods} {template}") }
+}
+
+fn condition(value: &ValueMatch) -> Value {
+    match value {
+        ValueMatch::Exact(text) => text.as_ref().into(),
+        ValueMatch::Prefix(text) => json!({ "prefix": text.as_ref() }),
+        ValueMatch::Present(present) => json!({ "present": present }),
+    }
+}
+
+/// A duration as a file writes it.
+fn text(time: Duration) -> String {
+    match (time.as_secs(), time.subsec_millis()) {
+        (seconds, 0) => format!("{seconds}s"),
+        _ => format!("{}ms", time.as_millis()),
+    }
+}

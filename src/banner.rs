@@ -1,0 +1,98 @@
+//! What `pillion run` says when it has started: one block for a person, one
+//! event for a machine.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use crate::app::Addresses;
+use crate::config::Model;
+use crate::config::model::Source;
+
+/// Tells that the sidecar has started.
+pub fn started(model: &Model, file: Option<&str>, addresses: &Addresses, block: bool) {
+    if block {
+        eprint!("{}", text(model, file, addresses));
+        return;
+    }
+    tracing::info!(
+        service = %model.service.name,
+        file = file.unwrap_or("defaults"),
+        inbound = %addresses.inbound,
+        outbound = %addresses.outbound,
+        admin = %addresses.admin,
+        probes = %addresses.probes,
+        "started"
+    );
+}
+
+fn text(model: &Model, file: Option<&str>, addresses: &Addresses) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "  {name:<10} {value}");
+    };
+    let service = match model.service.address {
+        Some(address) => format!("{} on {address}", model.service.name),
+        None => format!("{}, which only calls", model.service.name),
+    };
+    line("service", &service);
+    line("config", file.unwrap_or("none: defaults"));
+    line("policies", &policies(model));
+    line("discovery", &discovery(model));
+    line("inbound", &addresses.inbound.to_string());
+    line("outbound", &addresses.outbound.to_string());
+    for (name, address) in &addresses.upstreams {
+        line("", &format!("{address} → {name}"));
+    }
+    line("admin", &format!("http://{}", addresses.admin));
+    line("probes", &format!("http://{}/readyz", addresses.probes));
+    line("call", &format!("curl -x http://{} http://NAME/", addresses.outbound));
+    format!("pillion {}\n{text}", env!("CARGO_PKG_VERSION"))
+}
+
+fn policies(model: &Model) -> String {
+    let files: BTreeSet<_> =
+        model.sources.keys().filter_map(|path| path.split_once('#')).map(|p| p.0).collect();
+    let routes = model.inbound.len() + model.outbound.len();
+    match files.len() {
+        0 => format!("none, {routes} routes"),
+        _ => format!("{}, {routes} routes", files.into_iter().collect::<Vec<_>>().join(" ")),
+    }
+}
+
+fn discovery(model: &Model) -> String {
+    let one = |source: &Source| match source {
+        Source::Local(local) => format!("local ({})", local.directory.display()),
+        Source::Static(upstreams) => format!("static ({} names)", upstreams.len()),
+        Source::Dns(_) => "dns".to_owned(),
+    };
+    let all: Vec<_> = model.discovery.iter().map(one).collect();
+    if all.is_empty() { "none".into() } else { all.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_names_what_a_newcomer_asks_for() {
+        let address = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let addresses = Addresses {
+            inbound: address(8702),
+            outbound: address(8701),
+            admin: address(8700),
+            probes: address(8790),
+            upstreams: [("users".into(), address(9001))]
+                .map(|(name, at): (String, _)| (crate::base::UpstreamName::new(&name), at))
+                .into(),
+        };
+        let text = text(&Model::minimal("orders"), Some("pillion.yaml"), &addresses);
+        for part in [
+            "orders, which only calls",
+            "pillion.yaml",
+            "127.0.0.1:9001 → users",
+            "curl -x http://127.0.0.1:8701",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Whether the service answers: its health path, or an accepted connection.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::base::Protocol;
+use crate::config::model::Service;
+
+/// From one question to the next: first and longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// For one question, where the service's `health` does not say.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the last question met.
+#[derive(Debug)]
+pub enum Unhealthy {
+    /// No connection.
+    Connect(io::Error),
+    /// No answer in time.
+    Timeout,
+    /// An answer that is not HTTP, or none.
+    Http(String),
+    /// A status that is not 2xx.
+    Status(u16),
+}
+
+/// Asks until the service answers. Every `report`, tells `missed` what was met.
+/// A service that listens nowhere is healthy.
+pub async fn wait_healthy(service: &Service, report: Duration, mut missed: impl FnMut(&Unhealthy)) {
+    let Some(address) = service.address else { return };
+    let mut pause = PAUSE.0;
+    let mut next_report = tokio::time::Instant::now() + report;
+    while let Err(unhealthy) = ask(service, address).await {
+        if tokio::time::Instant::now() >= next_report {
+            missed(&unhealthy);
+            next_report += report;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+async fn ask(service: &Service, address: SocketAddr) -> Result<(), Unhealthy> {
+    let timeout = service.health.as_ref().map_or(TIMEOUT, |health| health.timeout);
+    let asked = async {
+        let stream = TcpStream::connect(address).await.map_err(Unhealthy::Connect)?;
+        match &service.health {
+            Some(health) if !no_http1(service.protocol) => get(stream, address, &health.path).await,
+            _ => Ok(()),
+        }
+    };
+    tokio::time::timeout(timeout, asked).await.unwrap_or(Err(Unhealthy::Timeout))
+}
+
+/// It may refuse HTTP/1, in which the question is asked: a connection is enough.
+fn no_http1(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Http2 | Protocol::Grpc | Protocol::Tcp)
+}
+
+async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), Unhealthy> {
+    let bad = |error: &dyn fmt::Display| Unhealthy::Http(error.to_string());
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| bad(&error))?;
+    let request = http::Request::get(path)
+        .header("host", address.to_string())
+        .header("user-agent", concat!("pillion/", env!("CARGO_PKG_VERSION")))
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| bad(&error))?;
+    let mut answer = std::pin::pin!(sender.send_request(request));
+    let answer = tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        // A server that closes at once ends the connection and answers in one turn.
+        _ = connection => answer.await,
+    };
+    let status = answer.map_err(|error| bad(&error))?.status();
+    if status.is_success() { Ok(()) } else { Err(Unhealthy::Status(status.as_u16())) }
+}
+
+impl fmt::Display for Unhealthy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(error) => write!(f, "no connection ({error})"),
+            Self::Timeout => f.write_str("no answer in time"),
+            Self::Http(why) => write!(f, "no usable answer ({why})"),
+            Self::Status(status) => write!(f, "status {status}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Model;
+    use crate::config::model::Health;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    fn service(address: SocketAddr, path: Option<&str>) -> Service {
+        let health = path.map(|path| Health {
+            path: path.into(),
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(1),
+        });
+        Service { address: Some(address), health, ..Model::minimal("users").service }
+    }
+
+    #[tokio::test]
+    async fn a_service_is_asked_until_it_answers_with_2xx() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            for answer in
+                ["HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", "rubbish\r\n\r\n", "HTTP/1.1 204 Ok\r\n\r\n"]
+            {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = vec![0; 1024];
+                let read = stream.read(&mut head).await.unwrap();
+                assert!(head[..read].starts_with(b"GET /health HTTP/1.1\r\n"));
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let mut seen = Vec::new();
+        let service = service(address, Some("/health"));
+        let healthy = wait_healthy(&service, Duration::ZERO, |why| seen.push(why.to_string()));
+        tokio::time::timeout(Duration::from_secs(10), healthy).await.expect("the third answer is 204");
+        server.await.unwrap();
+        assert_eq!(seen[0], "status 503");
+        assert!(seen[1].starts_with("no usable answer"), "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn an_accepted_connection_is_enough_without_a_path() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        wait_healthy(&service(listener.local_addr().unwrap(), None), Duration::ZERO, |_| {}).await;
+    }
+}

@@ -1,0 +1,249 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::schema::Which;
+use crate::config::{self, Environment, Loaded, Problems};
+use crate::run::{self, Plan};
+use crate::telemetry::{Metrics, logging, names};
+
+const DEFAULT_FILE: &str = "pillion.yaml";
+
+/// A service-mesh sidecar: discovery, retries, timeouts, balancing and metrics
+/// for any service, with no library in its code.
+#[derive(Debug, Parser)]
+#[command(name = "pillion", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to log: a level, or levels by module (`pillion=debug,h2=warn`).
+    #[arg(long, global = true, env = "PILLION_LOG", value_name = "LEVEL")]
+    log: Option<String>,
+    /// How log lines look.
+    #[arg(long, global = true, env = "PILLION_LOG_FORMAT", value_enum, default_value = "human")]
+    log_format: logging::Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Run),
+    Check(Check),
+    Schema(Schema),
+}
+
+/// Runs the sidecar, and with `-- CMD` the service behind it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pillion run                             with ./pillion.yaml, or with defaults
+  pillion run --name orders --port 8080   beside a service that runs already
+  pillion run -- python app.py            starts the service when the sidecar is ready
+
+Exit codes: 0 after a drain; 78 the configuration is bad; 1 the sidecar can't start;
+with CMD its own code, 128 + signal, 126 if it can't be run, 127 if it is not there.")]
+pub struct Run {
+    /// The configuration. Without it ./pillion.yaml, and without that defaults.
+    #[arg(short, long, env = "PILLION_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The service's name, where there is no file. Default: the folder's name.
+    #[arg(long, env = "PILLION_SERVICE")]
+    name: Option<String>,
+    /// The port on 127.0.0.1 where the service listens, where there is no file.
+    #[arg(long)]
+    port: Option<u16>,
+    /// The service's command.
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// Reads configuration and policy files and reports everything that is wrong.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pillion check                      ./pillion.yaml with its policies
+  pillion check policies/*.yaml      policy files by themselves
+
+Exit codes: 0, or 78 if anything is wrong.")]
+struct Check {
+    /// Files to read; ./pillion.yaml unless given.
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+/// Writes the JSON Schema of a file, for editors.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  pillion schema policy > policy.schema.json")]
+struct Schema {
+    /// Which file.
+    #[arg(value_enum, default_value = "pillion")]
+    of: SchemaOf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SchemaOf {
+    /// `pillion.yaml`.
+    Pillion,
+    /// A policy file.
+    Policy,
+}
+
+/// Reads the command line, does what it says and returns the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = cli.log.clone().unwrap_or_else(|| "info".into());
+    let color = colored(&io::stderr());
+    if let Err(error) = logging::init(logging::Options { format: cli.log_format, level, color, writer: None })
+    {
+        return bad(&error);
+    }
+    let code = match cli.command {
+        Command::Run(run) => start(run, cli.log_format),
+        Command::Check(check) => output(|out| {
+            let files = if check.files.is_empty() { vec![DEFAULT_FILE.into()] } else { check.files };
+            config::check::check(&files, &Environment::process(), out)
+        }),
+        Command::Schema(schema) => output(|out| {
+            let which = match schema.of {
+                SchemaOf::Pillion => Which::Main,
+                SchemaOf::Policy => Which::Policy,
+            };
+            config::check::print_schema(which, out).map(|()| 0)
+        }),
+    };
+    ExitCode::from(code)
+}
+
+/// Colour is for a terminal whose user has not said no (no-color.org).
+pub fn colored(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// A reader that goes away (`| head`) is no error.
+fn output(write: impl FnOnce(&mut io::Stdout) -> io::Result<u8>) -> u8 {
+    let mut out = io::stdout();
+    match write(&mut out).and_then(|code| out.flush().map(|()| code)) {
+        Ok(code) => code,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        Err(error) => {
+            eprintln!("pillion: {error}");
+            1
+        }
+    }
+}
+
+fn bad(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("pillion: {error}");
+    ExitCode::from(config::EXIT_CODE)
+}
+
+fn start(args: Run, format: logging::Format) -> u8 {
+    let environment = Environment::process();
+    let metrics = Metrics::new();
+    let file =
+        args.config.clone().or_else(|| Some(DEFAULT_FILE.into()).filter(|file: &PathBuf| file.exists()));
+    let (model, reload) = match &file {
+        None => (Arc::new(defaults(&args, &environment)), None),
+        Some(file) => match config::load(file, &environment) {
+            Ok(loaded) => {
+                warn(&loaded.warnings);
+                (Arc::clone(&loaded.model), Some(reload(file, environment, &loaded, &metrics)))
+            }
+            Err(problems) => return refused(&problems),
+        },
+    };
+    if file.is_some() && (args.name.is_some() || args.port.is_some()) {
+        tracing::debug!("a file is there: --name, PILLION_SERVICE and --port are not used");
+    }
+    let reload = match reload.transpose() {
+        Ok(reload) => reload,
+        Err(error) => {
+            tracing::warn!("the files can't be watched, so a change of them needs a restart: {error}");
+            None
+        }
+    };
+    run::run(Plan {
+        model,
+        file: file.map(|file| file.display().to_string()),
+        reload,
+        metrics,
+        command: args.command,
+        banner: format == logging::Format::Human,
+    })
+}
+
+fn defaults(args: &Run, environment: &Environment) -> config::Model {
+    let folder = std::env::current_dir().ok();
+    let folder = folder.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy());
+    let name = args.name.clone().or_else(|| folder.map(|name| as_name(&name)));
+    config::defaults(name.as_deref().unwrap_or("service"), args.port, environment)
+}
+
+/// A folder's name may hold what a service's name may not.
+fn as_name(folder: &str) -> String {
+    let legal = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = folder.chars().take(63).map(legal).collect();
+    let name = name.trim_matches('-');
+    if name.is_empty() { "service".into() } else { name.into() }
+}
+
+type Watched = (config::reload::Reload, tokio::sync::mpsc::Receiver<Arc<config::Model>>);
+
+/// Watches the files of what was loaded, and counts what comes of it.
+pub fn reload(
+    file: &Path,
+    environment: Environment,
+    loaded: &Loaded,
+    metrics: &Metrics,
+) -> io::Result<Watched> {
+    let count = |result| metrics.counter(&names::CONFIG_RELOADS, &[result]);
+    let meters = config::reload::Meters {
+        applied: count("applied"),
+        unchanged: count("unchanged"),
+        rejected: count("rejected"),
+        refused: metrics.gauge(&names::CONFIG_REJECTED, &[]),
+        version: metrics.gauge(&names::CONFIG_VERSION, &[]),
+    };
+    config::reload::Reload::start(file.to_owned(), environment, loaded, meters)
+}
+
+fn warn(warnings: &Problems) {
+    for warning in warnings.iter() {
+        eprint!("{warning}");
+    }
+}
+
+fn refused(problems: &Problems) -> u8 {
+    eprint!("{problems}");
+    config::EXIT_CODE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+        let cli =
+            Cli::try_parse_from(["pillion", "run", "--port", "8080", "--", "sh", "-c", "exit 3"]).unwrap();
+        let Command::Run(run) = cli.command else { panic!("this is run") };
+        assert_eq!(run.command, ["sh", "-c", "exit 3"]);
+        assert!(Cli::try_parse_from(["pillion", "run", "--prot", "1"]).is_err());
+    }
+
+    #[test]
+    fn a_folders_name_becomes_a_services_name() {
+        for (folder, name) in
+            [("orders", "orders"), ("My App_2", "my-app-2"), ("--", "service"), ("", "service")]
+        {
+            assert_eq!(as_name(folder), name);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The threads: workers, each with a runtime, listeners and connections of its
+//! own, and one control thread for everything that may be slow.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::{AbortHandle, LocalSet, spawn_local};
+
+use crate::base::directory::Directory;
+use crate::base::drain::{Stage, Watch};
+use crate::config::Model;
+use crate::proxy::{self, Gate, Instance, Layer, Worker};
+use crate::telemetry::Metrics;
+use crate::upstream::EndpointStats;
+
+/// How often a worker that drains looks whether its connections have ended.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long answers may take that say that the sidecar is ending.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
+/// What a worker begins with.
+pub struct Plan {
+    /// Listeners of its own, which share their addresses with other workers'.
+    pub listeners: Vec<(TcpListener, Gate)>,
+    /// The first model.
+    pub model: Arc<Model>,
+    /// Where upstreams are looked up.
+    pub directory: Directory,
+    /// Where to count.
+    pub metrics: Metrics,
+    /// This sidecar's mark.
+    pub instance: Instance,
+    /// What a user of the library puts around every route.
+    pub layer: Option<Layer>,
+    /// When to end.
+    pub drain: Watch,
+    /// What it is told later.
+    pub orders: UnboundedReceiver<Order>,
+}
+
+/// What the control thread tells a worker.
+pub enum Order {
+    /// Serve this model from now on.
+    Apply(Arc<Model>),
+    /// Accept on one more listener.
+    Listen(TcpListener, Gate),
+    /// Accept there no more; its connections stay.
+    Close(Gate),
+    /// Say what is known of the endpoints.
+    Stats(Sender<Vec<EndpointStats>>),
+}
+
+/// Starts a worker. The thread ends when the drain is over.
+pub fn worker(number: usize, plan: Plan) -> io::Result<JoinHandle<()>> {
+    thread(format!("worker-{number}"), move || work(plan))
+}
+
+/// Starts the control thread, which runs `tasks` until it ends.
+pub fn control<F>(tasks: impl FnOnce() -> F + Send + 'static) -> io::Result<JoinHandle<()>>
+where
+    F: Future<Output = ()> + 'static,
+{
+    thread("control".into(), tasks)
+}
+
+fn thread<F>(name: String, tasks: impl FnOnce() -> F + Send + 'static) -> io::Result<JoinHandle<()>>
+where
+    F: Future<Output = ()> + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Builder::new().name(name).spawn(move || {
+        let local = LocalSet::new();
+        local.block_on(&runtime, async move { tasks().await });
+        // Tasks end before the runtime whose timers and sockets they hold.
+        drop(local);
+        runtime.shutdown_background();
+    })
+}
+
+async fn work(plan: Plan) {
+    let Plan { listeners, model, directory, metrics, instance, layer, mut drain, orders } = plan;
+    let worker = match Worker::new(model, directory, &metrics, instance, layer) {
+        Ok(worker) => worker,
+        Err(error) => return tracing::error!(%error, "a worker can't start"),
+    };
+    let timers = worker.timers.clone();
+    spawn_local(async move { timers.drive().await });
+    spawn_local(worker.clone().keep_house());
+    let mut doors = Doors { worker: worker.clone(), drain: drain.clone(), accepting: HashMap::new() };
+    listeners.into_iter().for_each(|(listener, gate)| doors.open(listener, gate));
+    spawn_local(obey(orders, doors));
+    drain.reached(Stage::Draining).await;
+    worker.drain();
+    while worker.connections() > 0 && drain.stage() < Stage::Stopped {
+        let _ = tokio::time::timeout(LOOK, drain.reached(Stage::Stopped)).await;
+    }
+    worker.stop();
+    let _ = tokio::time::timeout(LAST_WORDS, async {
+        while worker.connections() > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    })
+    .await;
+}
+
+/// The listeners of a worker, each with the task that accepts on it.
+struct Doors {
+    worker: Rc<Worker>,
+    drain: Watch,
+    accepting: HashMap<Gate, AbortHandle>,
+}
+
+impl Doors {
+    fn open(&mut self, listener: TcpListener, gate: Gate) {
+        let task = proxy::accept(listener, gate.clone(), self.worker.clone(), self.drain.clone());
+        if let Some(old) = self.accepting.insert(gate, spawn_local(task).abort_handle()) {
+            old.abort();
+        }
+    }
+}
+
+async fn obey(mut orders: UnboundedReceiver<Order>, mut doors: Doors) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Apply(model) => {
+                if let Err(error) = doors.worker.apply(model) {
+                    tracing::error!(%error, "a worker keeps the earlier configuration");
+                }
+            }
+            Order::Listen(listener, gate) => doors.open(listener, gate),
+            Order::Close(gate) => {
+                if let Some(task) = doors.accepting.remove(&gate) {
+                    task.abort();
+                }
+            }
+            // Whoever asked may have given up.
+            Order::Stats(answer) => drop(answer.send(doors.worker.stats())),
+        }
+    }
+}
