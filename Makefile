@@ -10,7 +10,7 @@ export PILLION_CACHE ?= $(CURDIR)/.cache
 .PHONY: help demo test test-all bench lint docs fmt
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## The shop: three services in three languages and their sidecars, under a small load
 	@scripts/demo
