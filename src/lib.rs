@@ -2,5 +2,6 @@
 
 pub mod app;
 pub mod base;
+pub mod codec;
 pub mod config;
 pub mod telemetry;

@@ -22,8 +22,6 @@ pub enum Reason {
     HeaderTooLarge,
     /// The head or the body came too slowly.
     RequestTimeout,
-    /// A version of HTTP that is not served.
-    UnsupportedVersion,
     /// The caller went away before the answer was complete.
     ClientClosed,
     /// No route takes this request.
@@ -139,12 +137,11 @@ pub struct ProxyError {
 
 impl Reason {
     /// Every reason, for the documentation's and the tests' sake.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 22] = [
         Self::MalformedRequest,
         Self::TargetTooLong,
         Self::HeaderTooLarge,
         Self::RequestTimeout,
-        Self::UnsupportedVersion,
         Self::ClientClosed,
         Self::NoRoute,
         Self::LoopDetected,
@@ -201,14 +198,6 @@ impl Reason {
                 Client,
                 "The request came too slowly",
                 "Send faster, or raise `limits.header_timeout` or `limits.body_idle`.",
-            ),
-            Self::UnsupportedVersion => (
-                "unsupported_version",
-                505,
-                G::Internal,
-                Client,
-                "This version of HTTP is not served",
-                "Use HTTP/1.0, HTTP/1.1 or HTTP/2.",
             ),
             Self::ClientClosed => (
                 "client_closed",

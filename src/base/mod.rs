@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod error;
 pub mod origin;
 pub mod readiness;
+pub mod timers;
 
 pub use address::{Authority, UpstreamName};
 pub use endpoint::{Endpoint, EndpointSet, Protocol, Resolution};

@@ -39,7 +39,9 @@ pub struct Model {
     pub inbound: Vec<Route>,
     /// Routes of calls that the service makes, in the order of the files.
     pub outbound: Vec<Route>,
-    /// What applies where no route does.
+    /// What applies to calls to the service that no route takes.
+    pub inbound_defaults: RoutePolicy,
+    /// What applies to calls of the service to an upstream that no policy names.
     pub defaults: RoutePolicy,
     /// Where each value was written, by path (`service.port`,
     /// `policies/orders.yaml#outbound[2].timeout`); a path that is missing was
@@ -111,6 +113,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Longest pause within a request body; default 30 s.
     pub body_idle: Duration,
+    /// How long an HTTP/2 stream may wait for its peer to take bytes; default 5 min.
+    pub stream_idle: Duration,
     /// How long a connection may wait for its next request; default 2 min.
     pub connection_idle: Duration,
     /// Age at which a connection is closed after the request at hand; default 1 h.
@@ -360,6 +364,7 @@ impl Default for Limits {
             target: 8 * 1024,
             header_timeout: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
+            stream_idle: Duration::from_secs(300),
             connection_idle: Duration::from_secs(120),
             connection_age: Duration::from_secs(3600),
             connections: 20_000,
@@ -453,6 +458,7 @@ impl Model {
             upstreams: BTreeMap::new(),
             inbound: Vec::new(),
             outbound: Vec::new(),
+            inbound_defaults: RoutePolicy::default(),
             defaults: RoutePolicy::default(),
             sources: Arc::default(),
         }

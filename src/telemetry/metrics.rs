@@ -11,6 +11,7 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::names::{self, Kind, Name};
+use crate::config::reload::Meters;
 
 /// Cheap to clone; all clones count into the same registry.
 #[derive(Clone)]
@@ -57,6 +58,17 @@ impl Metrics {
     /// A histogram of seconds. `values` are those of the name's labels, in order.
     pub fn histogram(&self, name: &Name, values: &[&str]) -> Histogram {
         self.recorder.register_histogram(&key(name, Kind::Histogram, values), &METADATA)
+    }
+
+    /// Where reloads of the configuration are counted.
+    pub fn reload(&self) -> Meters {
+        Meters {
+            applied: self.counter(&names::CONFIG_RELOADS, &["applied"]),
+            unchanged: self.counter(&names::CONFIG_RELOADS, &["unchanged"]),
+            rejected: self.counter(&names::CONFIG_RELOADS, &["rejected"]),
+            refused: self.gauge(&names::CONFIG_REJECTED, &[]),
+            version: self.gauge(&names::CONFIG_VERSION, &[]),
+        }
     }
 
     /// The exposition in Prometheus' text form.

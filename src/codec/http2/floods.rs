@@ -1,0 +1,238 @@
+//! Counts what a peer can send without end and at no cost: PING, SETTINGS,
+//! PRIORITY, WINDOW_UPDATE, empty frames, resets. The `h2` crate answers or
+//! ignores them one by one and never calls it too many (CVE-2019-9511 to
+//! CVE-2019-9518, CVE-2023-44487).
+//!
+//! It looks at the nine bytes of each frame's header on their way to the
+//! crate, and never at what a frame holds.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How long the counts run before they begin anew.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// What a peer may send in ten seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed {
+    /// Control frames beyond what its streams and data bring with them.
+    pub control: u32,
+    /// RST_STREAM frames.
+    pub resets: u32,
+}
+
+/// Set once the peer has sent too much.
+#[derive(Clone, Default)]
+pub struct Exceeded(Rc<Cell<Option<&'static str>>>);
+
+/// A stream whose incoming frames are counted.
+pub struct Counted<S> {
+    stream: S,
+    allowed: Allowed,
+    exceeded: Exceeded,
+    scanner: Scanner,
+    since: Instant,
+    control: u32,
+    resets: u32,
+    /// Frames that do work, which earn control frames.
+    useful: u32,
+}
+
+#[derive(Default)]
+struct Scanner {
+    /// Bytes of the client's preface still to come.
+    preface: usize,
+    header: [u8; 9],
+    have: usize,
+    /// Bytes of the frame at hand still to come.
+    payload: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    Useful,
+    Control,
+    Reset,
+}
+
+impl Exceeded {
+    /// The limit that was hit.
+    pub fn get(&self) -> Option<&'static str> {
+        self.0.get()
+    }
+}
+
+impl<S> Counted<S> {
+    /// Counts what comes from a client, whose first 24 bytes are the preface.
+    pub fn client(stream: S, allowed: Allowed) -> (Self, Exceeded) {
+        let exceeded = Exceeded::default();
+        let counted = Self {
+            stream,
+            allowed,
+            exceeded: exceeded.clone(),
+            scanner: Scanner { preface: 24, ..Scanner::default() },
+            since: Instant::now(),
+            control: 0,
+            resets: 0,
+            useful: 0,
+        };
+        (counted, exceeded)
+    }
+
+    fn count(&mut self, bytes: &[u8]) {
+        let (mut control, mut resets, mut useful) = (0, 0, 0);
+        self.scanner.scan(bytes, |sort| match sort {
+            Sort::Useful => useful += 1,
+            Sort::Control => control += 1,
+            Sort::Reset => resets += 1,
+        });
+        self.useful = self.useful.saturating_add(useful);
+        if control + resets == 0 {
+            return;
+        }
+        if self.since.elapsed() > WINDOW {
+            (self.since, self.control, self.resets, self.useful) = (Instant::now(), 0, 0, useful);
+        }
+        self.control = self.control.saturating_add(control);
+        self.resets = self.resets.saturating_add(resets);
+        if self.control > self.allowed.control.saturating_add(self.useful.saturating_mul(4)) {
+            self.exceeded.0.set(Some("control_frames"));
+        } else if self.resets > self.allowed.resets {
+            self.exceeded.0.set(Some("resets"));
+        }
+    }
+}
+
+impl Scanner {
+    fn scan(&mut self, mut bytes: &[u8], mut found: impl FnMut(Sort)) {
+        let preface = self.preface.min(bytes.len());
+        self.preface -= preface;
+        bytes = &bytes[preface..];
+        while !bytes.is_empty() {
+            let payload = self.payload.min(bytes.len());
+            self.payload -= payload;
+            bytes = &bytes[payload..];
+            let header = (9 - self.have).min(bytes.len());
+            self.header[self.have..self.have + header].copy_from_slice(&bytes[..header]);
+            self.have += header;
+            bytes = &bytes[header..];
+            if self.have == 9 {
+                self.have = 0;
+                let [a, b, c, kind, flags, ..] = self.header;
+                self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                found(sort(kind, flags, self.payload));
+            }
+        }
+    }
+}
+
+fn sort(kind: u8, flags: u8, length: usize) -> Sort {
+    const ACK_OR_END: u8 = 0x1;
+    match kind {
+        // DATA that neither carries nor ends anything.
+        0x0 if length == 0 && flags & ACK_OR_END == 0 => Sort::Control,
+        0x3 => Sort::Reset,
+        // PRIORITY, SETTINGS, PING, WINDOW_UPDATE, and types that nobody knows.
+        0x2 | 0x4 | 0x6 | 0x8 | 0xa.. => Sort::Control,
+        _ => Sort::Useful,
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.exceeded.get().is_some() {
+            // Reads no more: what is left is told goodbye and closed.
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.count(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, 1];
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    #[test]
+    fn frames_are_found_however_the_bytes_are_cut() {
+        let mut wire = vec![b'x'; 24];
+        wire.extend(frame(4, 0, &[0; 12]));
+        wire.extend(frame(1, 4, &[0x82; 40]));
+        wire.extend(frame(0, 0, &[]));
+        wire.extend(frame(0, 1, &[]));
+        wire.extend(frame(3, 0, &[0; 4]));
+        for piece in 1..wire.len() {
+            let mut scanner = Scanner { preface: 24, ..Scanner::default() };
+            let mut counts = [0; 3];
+            wire.chunks(piece).for_each(|bytes| scanner.scan(bytes, |sort| counts[sort as usize] += 1));
+            assert_eq!(counts, [2, 2, 1], "by {piece}");
+        }
+    }
+
+    #[test]
+    fn a_flood_is_told_from_traffic() {
+        let allowed = Allowed { control: 10, resets: 5 };
+        let (mut counted, exceeded) = Counted::client(tokio::io::empty(), allowed);
+        counted.count(&[b'x'; 24]);
+        for _ in 0..100 {
+            counted.count(&frame(1, 5, &[0x82]));
+            counted.count(&frame(8, 0, &[0; 4]));
+        }
+        assert_eq!(exceeded.get(), None, "each call brings a window update");
+        for _ in 0..6 {
+            counted.count(&frame(3, 0, &[0; 4]));
+        }
+        assert_eq!(exceeded.get(), Some("resets"));
+        let (mut counted, exceeded) = Counted::client(tokio::io::empty(), allowed);
+        counted.count(&[b'x'; 24]);
+        for _ in 0..11 {
+            counted.count(&frame(6, 0, &[0; 8]));
+        }
+        assert_eq!(exceeded.get(), Some("control_frames"));
+    }
+}

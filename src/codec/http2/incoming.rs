@@ -1,0 +1,128 @@
+//! The body of an HTTP/2 message that is being read.
+
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use http_body::{Frame, SizeHint};
+
+use crate::base::timers::{Timer, Timers};
+use crate::base::{ProxyError, Reason, Side};
+use crate::codec::guard;
+
+/// Gives the peer more room as its bytes are taken.
+pub struct Incoming {
+    stream: RecvStream,
+    /// Bytes still to come, where the head said how many there are.
+    declared: Option<u64>,
+    over: bool,
+    side: Side,
+    idle: Option<Idle>,
+    /// Held for as long as the stream lives.
+    _held: Option<super::client::InUse>,
+}
+
+struct Idle {
+    timers: Timers,
+    limit: Duration,
+    timer: Option<Timer>,
+}
+
+impl Incoming {
+    /// The body of a request. A pause of `idle` fails it.
+    pub fn of_request(stream: RecvStream, headers: &HeaderMap, timers: Timers, limit: Duration) -> Self {
+        let idle = Some(Idle { timers, limit, timer: None });
+        Self { declared: declared(headers), over: false, side: Side::Client, idle, _held: None, stream }
+    }
+
+    /// The body of an answer. `held` counts the stream as long as it lives.
+    pub fn of_answer(stream: RecvStream, headers: &HeaderMap, held: super::client::InUse) -> Self {
+        let declared = declared(headers);
+        Self { declared, over: false, side: Side::Upstream, idle: None, _held: Some(held), stream }
+    }
+
+    /// The next part.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        match self.stream.poll_data(cx) {
+            Poll::Pending => return self.poll_idle(cx).map(|error| Some(Err(error))),
+            Poll::Ready(Some(Ok(data))) => {
+                self.moved();
+                // Only fails where the stream is gone, which the next poll tells.
+                let _ = self.stream.flow_control().release_capacity(data.len());
+                self.declared = self.declared.map(|left| left.saturating_sub(data.len() as u64));
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.over = true;
+                return Poll::Ready(Some(Err(self.describe(&error))));
+            }
+            Poll::Ready(None) => {}
+        }
+        let trailers = match ready!(self.stream.poll_trailers(cx)) {
+            Ok(trailers) => trailers,
+            Err(error) => {
+                self.over = true;
+                return Poll::Ready(Some(Err(self.describe(&error))));
+            }
+        };
+        self.moved();
+        self.over = true;
+        self._held = None;
+        Poll::Ready(trailers.map(|mut trailers| {
+            guard::strip_trailers(&mut trailers);
+            Ok(Frame::trailers(trailers))
+        }))
+    }
+
+    /// Whether nothing is left.
+    pub fn is_end_stream(&self) -> bool {
+        self.over || self.stream.is_end_stream()
+    }
+
+    /// What is known of the length.
+    pub fn size_hint(&self) -> SizeHint {
+        match self.declared {
+            _ if self.is_end_stream() => SizeHint::with_exact(0),
+            Some(left) => SizeHint::with_exact(left),
+            None => SizeHint::new(),
+        }
+    }
+
+    fn moved(&mut self) {
+        if let Some(idle) = &mut self.idle {
+            idle.timer = None;
+        }
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
+        let Some(idle) = &mut self.idle else { return Poll::Pending };
+        let timer = idle.timer.get_or_insert_with(|| idle.timers.at(Instant::now() + idle.limit));
+        ready!(timer.poll_fired(cx));
+        self.over = true;
+        Poll::Ready(ProxyError::new(
+            Reason::RequestTimeout,
+            "the request's body paused for longer than limits.body_idle",
+        ))
+    }
+
+    fn describe(&self, error: &h2::Error) -> ProxyError {
+        let library = error.is_library() && error.reason() == Some(h2::Reason::PROTOCOL_ERROR);
+        let reason = match (self.side, library) {
+            (Side::Upstream, false) => Reason::ResetAfterHeaders,
+            (Side::Upstream, true) => Reason::MalformedResponse,
+            (_, false) => Reason::ClientClosed,
+            (_, true) => Reason::MalformedRequest,
+        };
+        ProxyError::new(reason, format!("the HTTP/2 stream ended within the body: {error}"))
+    }
+}
+
+fn declared(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

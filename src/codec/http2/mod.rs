@@ -1,0 +1,20 @@
+//! HTTP/2, both sides, with the `h2` crate (RFC 9113).
+
+pub mod client;
+mod floods;
+mod incoming;
+mod send;
+pub mod server;
+mod tunnel;
+
+pub use incoming::Incoming;
+pub use server::Responder;
+
+/// Window of one stream in bytes.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// Window of one connection in bytes.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of one stream that may wait to be sent.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Streams that a peer may open and reset before anybody has looked at them.
+const PENDING_RESETS: usize = 20;

@@ -1,0 +1,123 @@
+//! Sends a body on an HTTP/2 stream, as fast as the peer's windows allow.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::SendStream;
+
+use crate::base::{ProxyError, Reason};
+use crate::codec::guard;
+
+/// A body on its way out.
+pub struct Sender<B> {
+    stream: SendStream<Bytes>,
+    body: B,
+    pending: Bytes,
+    done: bool,
+}
+
+/// Why a body was not sent whole.
+#[derive(Debug)]
+pub enum Broken {
+    /// The body itself failed.
+    Body(ProxyError),
+    /// The peer reset the stream, or the connection ended.
+    Stream(String),
+}
+
+impl<B> Sender<B>
+where
+    B: http_body::Body<Data = Bytes, Error = ProxyError> + Unpin,
+{
+    /// A sender of which nothing is sent. `stream` is open.
+    pub fn new(stream: SendStream<Bytes>, body: B) -> Self {
+        Self { stream, body, pending: Bytes::new(), done: false }
+    }
+
+    /// The body.
+    pub fn body_mut(&mut self) -> &mut B {
+        &mut self.body
+    }
+
+    /// Ends the stream with an error.
+    pub fn reset(&mut self, reason: h2::Reason) {
+        self.stream.send_reset(reason);
+    }
+
+    /// Whether bytes wait for the peer, not for the body.
+    pub fn is_stalled(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Sends what is there. Ready when all is with the connection.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        while !self.done {
+            if !self.pending.is_empty() {
+                ready!(self.poll_pending(cx))?;
+                continue;
+            }
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => {
+                    if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
+                        return Poll::Ready(Err(closed(&reset)));
+                    }
+                    return Poll::Pending;
+                }
+                Poll::Ready(None) => {
+                    self.done = true;
+                    self.stream.send_data(Bytes::new(), true).map_err(|e| Broken::Stream(e.to_string()))?;
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Broken::Body(error))),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.pending = data,
+                    Err(frame) => {
+                        let mut trailers = frame.into_trailers().unwrap_or_default();
+                        guard::strip_trailers(&mut trailers);
+                        self.done = true;
+                        self.stream.send_trailers(trailers).map_err(|e| Broken::Stream(e.to_string()))?;
+                    }
+                },
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if self.stream.capacity() == 0 {
+            self.stream.reserve_capacity(self.pending.len());
+        }
+        while self.stream.capacity() == 0 {
+            if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
+                return Poll::Ready(Err(closed(&reset)));
+            }
+            match ready!(self.stream.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(Broken::Stream(error.to_string()))),
+                None => return Poll::Ready(Err(Broken::Stream("the stream is closed".into()))),
+            }
+        }
+        let length = self.stream.capacity().min(self.pending.len());
+        let data = self.pending.split_to(length);
+        self.done = !self.pending.has_remaining() && self.body.is_end_stream();
+        let sent = self.stream.send_data(data, self.done);
+        Poll::Ready(sent.map_err(|error| Broken::Stream(error.to_string())))
+    }
+}
+
+fn closed(reset: &Result<h2::Reason, h2::Error>) -> Broken {
+    Broken::Stream(match reset {
+        Ok(reason) => format!("the peer reset the stream: {reason}"),
+        Err(error) => error.to_string(),
+    })
+}
+
+/// The code with which a stream ends whose answer broke off for `reason`.
+pub fn reset_for(reason: Reason) -> h2::Reason {
+    match reason {
+        Reason::Timeout | Reason::StreamIdle | Reason::ShuttingDown | Reason::ClientClosed => {
+            h2::Reason::CANCEL
+        }
+        _ => h2::Reason::INTERNAL_ERROR,
+    }
+}

@@ -1,0 +1,120 @@
+//! From bytes to a head and a body, and back: HTTP/1 with a codec of our own,
+//! HTTP/2 with the `h2` crate. Nothing here knows a route.
+//!
+//! The phases of a request see [`http::Request`] and [`http::Response`] with
+//! the one [`Body`], never the codec. [`guard`] stands between: what it lets
+//! through can be read in only one way, whoever reads it next.
+
+pub mod body;
+pub mod guard;
+pub mod http1;
+pub mod http2;
+mod stream;
+
+use std::cell::Cell;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::{HeaderMap, Request, Response, StatusCode};
+
+pub use body::{AnswerBody, Body, Takeover};
+pub use stream::{Duplex, Prefixed, Stream};
+
+use crate::base::timers::Timers;
+use crate::base::{Authority, ProxyError};
+use crate::config::model::Limits;
+
+/// What every server connection of a worker shares.
+pub struct ServerContext {
+    /// The caps in force when the connection was accepted.
+    pub limits: Limits,
+    /// The worker's timers.
+    pub timers: Timers,
+    /// Set when a drain begins; [`Timers::wake_all`] makes connections look.
+    pub draining: Rc<Cell<bool>>,
+}
+
+/// Answers the requests of a connection.
+pub trait Handler: 'static {
+    /// The body of its answers.
+    type Body: AnswerBody;
+
+    /// Answers one request. Dropping the future means that the caller has gone.
+    fn call(
+        &self,
+        request: Request<Body>,
+        exchange: Exchange,
+    ) -> impl Future<Output = Response<Self::Body>> + 'static;
+
+    /// Answers what the codec could not read, or would not wait for.
+    fn refuse(&self, error: ProxyError) -> Response<Self::Body>;
+
+    /// A limit was hit; `limit` is its key under `limits`.
+    fn limited(&self, limit: &'static str);
+}
+
+/// What the codec knows of a request beside its head.
+pub struct Exchange {
+    /// When the head was complete.
+    pub received: Instant,
+    /// Whom it is for: the target's authority, else Host.
+    pub authority: Option<Authority>,
+    /// The caller asks to change to this protocol (`Upgrade`), or for a tunnel.
+    pub upgrade: Upgrade,
+    /// Passes 1xx answers on.
+    pub interim: Interim,
+}
+
+/// Whether a request asks for a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    /// An ordinary request.
+    No,
+    /// HTTP/1.1 `Upgrade`, to the protocol that the field names.
+    Protocol,
+    /// CONNECT.
+    Connect,
+}
+
+/// The way back for 1xx answers; silent where the caller can't take them.
+#[derive(Clone)]
+pub enum Interim {
+    /// HTTP/1.0.
+    None,
+    /// HTTP/1.1.
+    Http1(Rc<http1::Transport>),
+    /// HTTP/2.
+    Http2(http2::Responder),
+}
+
+/// What sending a request needs beside its head and body.
+pub struct SendContext<'a> {
+    /// For the head of the answer.
+    pub limits: &'a Limits,
+    /// The worker's timers.
+    pub timers: &'a Timers,
+    /// The way back for 1xx answers.
+    pub interim: &'a Interim,
+    /// Whether the caller asks for a tunnel.
+    pub upgrade: Upgrade,
+}
+
+/// Why no answer came, and the body, where nothing of it was taken.
+pub struct Failed {
+    /// Why.
+    pub error: ProxyError,
+    /// For another attempt.
+    pub body: Option<Body>,
+}
+
+impl Interim {
+    /// Passes on a 1xx answer other than 101, at once where the socket takes it.
+    pub fn send(&self, status: StatusCode, headers: &HeaderMap) {
+        match self {
+            Self::None => {}
+            Self::Http1(transport) => transport.send_interim(status, headers),
+            Self::Http2(responder) => responder.send_interim(status, headers),
+        }
+    }
+}

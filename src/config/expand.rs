@@ -1,0 +1,255 @@
+//! `${VAR}`, `${VAR:-default}` and `${file:/path}` in values. What comes out is
+//! text: it can't add keys or lists. It may be a secret, so no message holds it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::problem::Problems;
+use super::tree::{File, Kind, Node, Scalar, Span, Style};
+
+/// Largest file that `${file:…}` reads, and longest value that comes out.
+const LARGEST: usize = 64 * 1024;
+
+/// The variables that a file may name.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+}
+
+/// Where expansion reads, and what it has read.
+pub struct Sources<'a> {
+    /// The variables.
+    pub environment: &'a Environment,
+    /// What relative paths begin at.
+    pub folder: &'a Path,
+    /// The files that were read or should have been, and what was in them.
+    pub read: Vec<(PathBuf, Option<String>)>,
+}
+
+impl Environment {
+    /// The variables of this process. Those that are not UTF-8 are left out.
+    pub fn process() -> Self {
+        let text = |text: OsString| text.into_string().ok();
+        Self { variables: std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?))).collect() }
+    }
+
+    /// Exactly these variables.
+    pub fn of<K: Into<String>, V: Into<String>>(variables: impl IntoIterator<Item = (K, V)>) -> Self {
+        Self { variables: variables.into_iter().map(|(k, v)| (k.into(), v.into())).collect() }
+    }
+
+    /// Adds the lines `NAME=value` of a `.env` file. A variable that is already
+    /// set keeps its value. The error names the line.
+    pub fn with_file(mut self, path: &Path) -> Result<Self, String> {
+        let name = path.display();
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let line = line.strip_prefix("export ").unwrap_or(line);
+            let Some((key, value)) = line.split_once('=').filter(|(key, _)| is_name(key.trim())) else {
+                return Err(format!("{name}:{}:1: a line of an .env file is `NAME=value`", index + 1));
+            };
+            let value = dotenv_value(value.trim());
+            self.variables.entry(key.trim().to_owned()).or_insert(value);
+        }
+        Ok(self)
+    }
+
+    /// The value of a variable.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str)
+    }
+
+    /// All of them, for a child process.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables.iter().map(|(k, v)| (k.as_str(), v.as_str()))
+    }
+}
+
+/// Quotes are taken off; an unquoted value ends at ` #`.
+fn dotenv_value(text: &str) -> String {
+    for quote in ['"', '\''] {
+        if let Some((value, _)) = text.strip_prefix(quote).and_then(|rest| rest.split_once(quote)) {
+            return value.to_owned();
+        }
+    }
+    text.split(" #").next().unwrap_or("").trim_end().to_owned()
+}
+
+/// Expands every value below `node`.
+pub fn expand(file: &File, node: &mut Node, sources: &mut Sources<'_>, problems: &mut Problems) {
+    match &mut node.kind {
+        Kind::List(items) => items.iter_mut().for_each(|item| expand(file, item, sources, problems)),
+        Kind::Map(map) => {
+            map.entries.iter_mut().for_each(|entry| expand(file, &mut entry.value, sources, problems));
+        }
+        Kind::Scalar(scalar) if scalar.text.contains('$') => {
+            let whole = scalar.text.starts_with("${") && scalar.text.find('}') == Some(scalar.text.len() - 1);
+            let Some(text) = text(file, node.span, &scalar.text, sources, problems) else { return };
+            if text == scalar.text {
+                return;
+            }
+            let style = if whole { Style::Expanded } else { Style::Text };
+            let written = std::mem::take(&mut scalar.text);
+            *scalar = Scalar { text, written: Some(written), style };
+        }
+        Kind::Scalar(_) => {}
+    }
+}
+
+fn text(
+    file: &File,
+    span: Span,
+    text: &str,
+    sources: &mut Sources<'_>,
+    problems: &mut Problems,
+) -> Option<String> {
+    let (mut out, mut rest, before) = (String::new(), text, problems.count());
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(after) = rest.strip_prefix("$$") {
+            out.push('$');
+            rest = after;
+        } else if let Some(inner) = rest.strip_prefix("${") {
+            let Some((inner, after)) = inner.split_once('}') else {
+                problems
+                    .push(file.problem(span, "`${` without its `}`").help("write `$$` for a dollar sign"));
+                return None;
+            };
+            match sources.look_up(inner) {
+                Ok(value) => out.push_str(&value),
+                Err(why) => problems.push(file.problem(span, why)),
+            }
+            rest = after;
+        } else {
+            out.push('$');
+            rest = &rest[1..];
+        }
+        if out.len() > LARGEST {
+            problems.push(file.problem(span, "the expanded value is longer than 64 KiB"));
+            return None;
+        }
+    }
+    out.push_str(rest);
+    (problems.count() == before).then_some(out)
+}
+
+impl Sources<'_> {
+    /// What stands for `inner` of `${inner}`.
+    fn look_up(&mut self, inner: &str) -> Result<String, String> {
+        if let Some(path) = inner.strip_prefix("file:") {
+            return self.read(path);
+        }
+        let (name, default) = match inner.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (inner, None),
+        };
+        if !is_name(name) {
+            return Err(format!(
+                "`${{{inner}}}` is no expansion: write `${{NAME}}`, `${{NAME:-default}}` or `${{file:/path}}`"
+            ));
+        }
+        match (self.environment.get(name), default) {
+            (Some(""), Some(default)) | (None, Some(default)) => Ok(default.to_owned()),
+            (Some(value), _) => Ok(value.to_owned()),
+            (None, None) => {
+                Err(format!("the variable `{name}` is not set: set it, or write `${{{name}:-default}}`"))
+            }
+        }
+    }
+
+    fn read(&mut self, path: &str) -> Result<String, String> {
+        let full = self.folder.join(path);
+        let content = read_bounded(&full, LARGEST);
+        let kept = content.as_ref().ok().cloned();
+        self.read.push((full, kept));
+        match content {
+            Ok(text) => Ok(text.trim_end_matches(['\n', '\r']).to_owned()),
+            Err(why) => Err(format!("can't read `{path}`: {why}")),
+        }
+    }
+}
+
+/// Reads a file of text that is not larger than `most` bytes.
+pub fn read_bounded(path: &Path, most: usize) -> Result<String, String> {
+    use std::io::Read;
+    let file = std::fs::File::open(path).map_err(|error| plain(&error))?;
+    if file.metadata().is_ok_and(|meta| meta.is_dir()) {
+        return Err("it is a folder".into());
+    }
+    let mut bytes = Vec::new();
+    file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(|error| plain(&error))?;
+    if bytes.len() > most {
+        return Err(format!("it is larger than {} KiB", most / 1024));
+    }
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".into())
+}
+
+/// An error of the system in words that are the same everywhere.
+fn plain(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".into(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".into(),
+        _ => error.to_string(),
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(value: &str) -> Result<String, String> {
+        let environment = Environment::of([("A", "one"), ("EMPTY", "")]);
+        let mut sources =
+            Sources { environment: &environment, folder: Path::new("/nowhere"), read: Vec::new() };
+        let (file, mut problems) = (File::new("f", value), Problems::default());
+        match text(&file, Span::default(), value, &mut sources, &mut problems) {
+            Some(text) => Ok(text),
+            None => Err(problems.iter().map(|p| p.message.clone()).collect::<Vec<_>>().join("; ")),
+        }
+    }
+
+    #[test]
+    fn variables_defaults_and_escapes() {
+        for (value, wanted) in [
+            ("${A}", "one"),
+            ("a ${A} b ${A}", "a one b one"),
+            ("${B:-two}", "two"),
+            ("${EMPTY:-two}", "two"),
+            ("${EMPTY}", ""),
+            ("${B:-}", ""),
+            ("$$", "$"),
+            ("$${A}", "${A}"),
+            ("cost: 5$ or $A", "cost: 5$ or $A"),
+        ] {
+            assert_eq!(run(value).as_deref(), Ok(wanted), "{value}");
+        }
+        for value in ["${B}", "${A", "${}", "${1}", "${A-B}", "${file:x}", "${file:}"] {
+            assert!(run(value).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn an_env_file_adds_what_is_not_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(".env");
+        std::fs::write(&path, "# c\nA=two\nexport B = 'x # y'\nC=z # note\n\nD=\"q\"\nE=\n").unwrap();
+        let environment = Environment::of([("A", "one")]).with_file(&path).unwrap();
+        let all: Vec<_> = environment.iter().collect();
+        assert_eq!(all, [("A", "one"), ("B", "x # y"), ("C", "z"), ("D", "q"), ("E", "")]);
+        std::fs::write(&path, "A=1\nnonsense\n").unwrap();
+        let error = Environment::default().with_file(&path).unwrap_err();
+        assert!(error.contains(".env:2:1:"), "{error}");
+    }
+}

@@ -1,0 +1,479 @@
+//! The file's own shape: what a user writes, key by key. The schema for editors
+//! is generated from these types, and so are the checks of structure; the doc
+//! comments are its descriptions.
+//!
+//! Every key is optional here, also those that the schema requires: what is
+//! missing was reported by the check of the shape, and the rest is still read.
+
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+
+use super::text::{
+    Bind, Header, Host, Pause, Percent, Range, Server, ServiceName, Size, Span, Target, Upstream, UrlPath,
+    Word,
+};
+
+/// `pillion.yaml`: the sidecar.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Main {
+    /// Version of this format.
+    #[schemars(required, schema_with = "version")]
+    pub version: Option<u32>,
+    /// The service that the sidecar fronts.
+    #[schemars(required)]
+    pub service: Option<Service>,
+    /// The addresses to bind; port 0 binds a free port.
+    pub listen: Option<Listen>,
+    /// Threads that carry requests. Default: the processors that the process
+    /// may use, by affinity and cgroup quota.
+    #[schemars(range(min = 1, max = 256))]
+    pub workers: Option<usize>,
+    /// Files with routes, relative to this file; `*`, `?` and `**` are
+    /// patterns. Default: `policies/*.yaml`.
+    #[schemars(extend("default" = ["policies/*.yaml"]))]
+    pub policies: Option<Vec<Word>>,
+    /// What one caller or upstream may take.
+    pub limits: Option<Limits>,
+    /// The pace of a shutdown.
+    pub drain: Option<Drain>,
+    /// Where services are looked up, in this order. Default: `local`, then `dns`.
+    pub discovery: Option<Vec<Source>>,
+    /// Metrics, traces, logs.
+    pub telemetry: Option<Telemetry>,
+    /// Routes of calls to the service.
+    pub inbound: Option<Vec<Inbound>>,
+    /// Routes of calls that the service makes.
+    pub outbound: Option<Vec<Outbound>>,
+}
+
+/// A policy file: routes.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// Version of this format.
+    #[schemars(required, schema_with = "version")]
+    pub version: Option<u32>,
+    /// Routes of calls to the service.
+    pub inbound: Option<Vec<Inbound>>,
+    /// Routes of calls that the service makes.
+    pub outbound: Option<Vec<Outbound>>,
+}
+
+/// The service that the sidecar fronts.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Service {
+    /// Its name: what others write in `to:`.
+    #[schemars(required)]
+    pub name: Option<ServiceName>,
+    /// The port on 127.0.0.1 where it listens. Left out for a service that
+    /// only calls.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<u16>,
+    /// The address where it listens, where that is not 127.0.0.1; instead of `port`.
+    pub address: Option<Bind>,
+    /// What it speaks.
+    #[schemars(extend("default" = "auto"))]
+    pub protocol: Option<Protocol>,
+    /// How its health is asked. Default: a connection that it accepts is health.
+    pub health: Option<Health>,
+    /// Free words for discovery.
+    #[schemars(extend("default" = []))]
+    pub tags: Option<Vec<Word>>,
+    /// Where it runs.
+    pub locality: Option<Locality>,
+}
+
+/// What a service speaks.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// What the caller speaks: HTTP/2 calls go on as HTTP/2, others as HTTP/1.1.
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 by prior knowledge.
+    Http2,
+    /// HTTP/2 by prior knowledge, with gRPC's errors.
+    Grpc,
+    /// Opaque bytes.
+    Tcp,
+}
+
+/// How the service's health is asked.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Health {
+    /// Path of a GET that answers 2xx.
+    #[schemars(required)]
+    pub path: Option<UrlPath>,
+    /// From one question to the next.
+    #[schemars(extend("default" = "10s"))]
+    pub interval: Option<Span>,
+    /// For one answer.
+    #[schemars(extend("default" = "3s"))]
+    pub timeout: Option<Span>,
+}
+
+/// Where the service runs.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Locality {
+    /// Such as `eu`.
+    pub region: Option<Word>,
+    /// Such as `eu-1a`.
+    pub zone: Option<Word>,
+}
+
+/// The addresses to bind.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// Calls to the service.
+    #[schemars(extend("default" = "0.0.0.0:8702"))]
+    pub inbound: Option<Bind>,
+    /// Calls of the service.
+    #[schemars(extend("default" = "127.0.0.1:8701"))]
+    pub outbound: Option<Bind>,
+    /// The admin API.
+    #[schemars(extend("default" = "127.0.0.1:8700"))]
+    pub admin: Option<Bind>,
+    /// `/livez`, `/readyz` and `/metrics`.
+    #[schemars(extend("default" = "0.0.0.0:8790"))]
+    pub probes: Option<Bind>,
+}
+
+/// What one caller or upstream may take.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of one head; 1 KiB to 1 MiB.
+    #[schemars(extend("default" = "64KiB"))]
+    pub header_bytes: Option<Size>,
+    /// Fields of one head.
+    #[schemars(range(min = 8, max = 4096), extend("default" = 128))]
+    pub header_fields: Option<usize>,
+    /// Bytes of one request target; 64 B to 1 MiB.
+    #[schemars(extend("default" = "8KiB"))]
+    pub target: Option<Size>,
+    /// From the first byte of a head to its end.
+    #[schemars(extend("default" = "10s"))]
+    pub header_timeout: Option<Span>,
+    /// Longest pause within a request body.
+    #[schemars(extend("default" = "30s"))]
+    pub body_idle: Option<Span>,
+    /// How long a connection may wait for its next request.
+    #[schemars(extend("default" = "2m"))]
+    pub connection_idle: Option<Span>,
+    /// Age at which a connection is closed after the request at hand.
+    #[schemars(extend("default" = "1h"))]
+    pub connection_age: Option<Span>,
+    /// Connections accepted at one time, over all workers.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 20000))]
+    pub connections: Option<usize>,
+    /// Concurrent streams of one HTTP/2 connection.
+    #[schemars(range(min = 1, max = 10_000), extend("default" = 100))]
+    pub streams: Option<u32>,
+    /// Streams of one HTTP/2 connection that the peer may reset in 10 s.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 200))]
+    pub resets: Option<u32>,
+    /// PING, SETTINGS, PRIORITY and empty frames that a peer may send in 10 s
+    /// beyond one for each stream.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 1000))]
+    pub control_frames: Option<u32>,
+}
+
+/// The pace of a shutdown.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    /// From failing readiness to closing the listeners.
+    #[schemars(extend("default" = "2s"))]
+    pub delay: Option<Pause>,
+    /// From closing the listeners to ending what still runs.
+    #[schemars(extend("default" = "20s"))]
+    pub deadline: Option<Pause>,
+}
+
+/// One place where services are looked up; exactly one of the keys.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct Source {
+    /// The sidecars on this machine.
+    pub local: Option<Local>,
+    /// Addresses that are written here, by the name of the service.
+    #[serde(rename = "static")]
+    pub fixed: Option<BTreeMap<String, Vec<Endpoint>>>,
+    /// The domain name system.
+    pub dns: Option<Dns>,
+}
+
+/// The sidecars on this machine.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Local {
+    /// Where they meet. Default: `pillion` in `$XDG_RUNTIME_DIR`, else
+    /// `/tmp/pillion-<user id>`.
+    pub directory: Option<Word>,
+    /// Whether to enter the fronted service.
+    #[schemars(extend("default" = true))]
+    pub register: Option<bool>,
+}
+
+/// One address of a service.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Endpoint {
+    /// An IP address or a name, with a port.
+    Short(Target),
+    /// An address with more.
+    Long(LongEndpoint),
+}
+
+/// An address with more.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LongEndpoint {
+    /// An IP address or a name, with a port.
+    #[schemars(required)]
+    pub address: Option<Target>,
+    /// Share of the traffic beside the other addresses.
+    #[schemars(range(min = 1, max = 1000), extend("default" = 1))]
+    pub weight: Option<u32>,
+    /// Where it stands.
+    pub zone: Option<Word>,
+}
+
+/// The domain name system.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// Servers to ask instead of those of `/etc/resolv.conf`.
+    #[schemars(extend("default" = []))]
+    pub servers: Option<Vec<Server>>,
+    /// Answers live at least this long.
+    #[schemars(extend("default" = "1s"))]
+    pub min_ttl: Option<Pause>,
+    /// Answers live at most this long.
+    #[schemars(extend("default" = "1m"))]
+    pub max_ttl: Option<Span>,
+    /// For one question.
+    #[schemars(extend("default" = "2s"))]
+    pub timeout: Option<Span>,
+    /// The port of a service whose name carries none.
+    #[schemars(range(min = 1, max = 65535), extend("default" = 80))]
+    pub default_port: Option<u16>,
+}
+
+/// Metrics, traces, logs.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// The trace contexts that are written; all that are known are read.
+    #[schemars(extend("default" = ["tracecontext", "baggage"]))]
+    pub propagate: Option<Vec<Propagator>>,
+}
+
+/// A way to pass a trace on.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Propagator {
+    /// W3C `traceparent` and `tracestate`.
+    TraceContext,
+    /// W3C `baggage`.
+    Baggage,
+}
+
+/// Calls to the service: a route, or without `route` what applies to all of them.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Inbound {
+    /// Which calls: `[METHOD[,METHOD…]] /path/{name}/{rest...}` or
+    /// `grpc package.Service/Method`.
+    pub route: Option<String>,
+    /// Only calls to this host; `*.example` takes every name below.
+    pub host: Option<Host>,
+    /// Only calls with these headers.
+    pub headers: Option<BTreeMap<String, Condition>>,
+    /// Only calls with these query parameters.
+    pub query: Option<BTreeMap<String, Condition>>,
+    /// The whole call. Default: only the head of the answer is awaited, for 30 s.
+    pub timeout: Option<Span>,
+    /// Nothing moves in either direction for this long.
+    #[schemars(extend("default" = "5m"))]
+    pub idle_timeout: Option<Span>,
+}
+
+/// Calls that the service makes: a route, or without `route` what applies to
+/// all calls to this service.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Outbound {
+    /// The called service.
+    #[schemars(required)]
+    pub to: Option<Upstream>,
+    /// What it speaks; only without `route`.
+    #[schemars(extend("default" = "auto"))]
+    pub protocol: Option<Protocol>,
+    /// A local address whose every connection goes to this service; only
+    /// without `route`.
+    pub listen: Option<Bind>,
+    /// Which calls: `[METHOD[,METHOD…]] /path/{name}/{rest...}` or
+    /// `grpc package.Service/Method`.
+    pub route: Option<String>,
+    /// Only calls to this host; `*.example` takes every name below.
+    pub host: Option<Host>,
+    /// Only calls with these headers.
+    pub headers: Option<BTreeMap<String, Condition>>,
+    /// Only calls with these query parameters.
+    pub query: Option<BTreeMap<String, Condition>>,
+    /// The whole call. Default: only the head of the answer is awaited, for 30 s.
+    pub timeout: Option<Span>,
+    /// Nothing moves in either direction for this long.
+    #[schemars(extend("default" = "5m"))]
+    pub idle_timeout: Option<Span>,
+    /// Making one connection.
+    #[schemars(extend("default" = "1s"))]
+    pub connect_timeout: Option<Span>,
+    /// Sending again. Default: only what was surely not sent.
+    pub retry: Option<Retry>,
+    /// How an address is picked.
+    pub balance: Option<Balance>,
+}
+
+/// A condition on a value.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Condition {
+    /// Exactly this value.
+    Exact(String),
+    /// Less than the whole value.
+    Part(Part),
+}
+
+/// Less than the whole value; exactly one of the keys.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct Part {
+    /// The value begins with this.
+    pub prefix: Option<String>,
+    /// Whether there must be a value, or must be none.
+    pub present: Option<bool>,
+}
+
+/// Sending again what failed.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// Attempts beside the first; 0 turns retries off.
+    #[schemars(range(min = 0, max = 10), extend("default" = 1))]
+    pub max: Option<u32>,
+    /// For one attempt, until the head of its answer. Default: what is left of
+    /// `timeout`.
+    pub per_try: Option<Span>,
+    /// Which failures.
+    #[schemars(length(min = 1), extend("default" = ["connect", "refused", "reset", "gateway"]))]
+    pub on: Option<Vec<On>>,
+    /// First and longest pause between attempts.
+    #[schemars(extend("default" = "25ms..250ms"))]
+    pub backoff: Option<Range>,
+    /// Share of calls that may be sent again.
+    #[schemars(extend("default" = "20%"))]
+    pub budget: Option<Percent>,
+}
+
+/// A failure that is worth another attempt.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum On {
+    /// A class of failures.
+    Class(Class),
+    /// One status.
+    Status(#[schemars(range(min = 400, max = 599))] u16),
+}
+
+/// A class of failures.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// No connection could be made.
+    Connect,
+    /// The connection ended before the head of the answer.
+    Reset,
+    /// HTTP/2 REFUSED_STREAM.
+    Refused,
+    /// 500 to 599.
+    #[serde(rename = "5xx")]
+    ServerError,
+    /// 502, 503 and 504.
+    Gateway,
+    /// `per_try` passed.
+    Timeout,
+}
+
+/// How an address is picked.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Balance {
+    /// The way.
+    #[schemars(required, extend("default" = "ewma"))]
+    pub by: Option<By>,
+}
+
+/// A way to pick an address.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum By {
+    /// A way that needs nothing more.
+    Way(Way),
+    /// A consistent hash.
+    Hash(Hash),
+}
+
+/// A way to pick an address.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// The better of two by peak EWMA of latency.
+    Ewma,
+    /// The one of two with fewer requests at hand.
+    LeastRequest,
+    /// By weight, in turn.
+    RoundRobin,
+}
+
+/// A consistent hash.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hash {
+    /// What it looks at.
+    #[schemars(required)]
+    pub hash: Option<HashOn>,
+}
+
+/// What a consistent hash looks at; exactly one of the keys.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct HashOn {
+    /// The value of this header.
+    pub header: Option<Header>,
+    /// The value of this cookie.
+    pub cookie: Option<Word>,
+    /// The caller's address.
+    #[schemars(schema_with = "yes")]
+    pub source: Option<bool>,
+}
+
+fn version(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "integer", "const": 1})
+}
+
+fn yes(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "boolean", "const": true})
+}

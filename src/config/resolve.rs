@@ -1,0 +1,434 @@
+//! From what the files say to the checked model. Every value that is missing
+//! gets its default here, and what no single value shows is checked: ports
+//! that collide, routes that tie, names that nothing can find.
+
+mod routes;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::expand::Environment;
+use super::form;
+use super::model::{
+    Dns, Drain, Health, Limits, Listen, Local, Locality, Model, Propagator, RoutePolicy, Service, Source,
+    StaticEndpoint, Telemetry,
+};
+use super::problem::{Problem, Problems};
+use super::text::Size;
+use super::tree::{File, Kind, Node, Span};
+use super::units;
+use crate::base::{Origin, Protocol, UpstreamName};
+
+/// A value of a file: what a problem is reported at.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    file: &'a File,
+    node: &'a Node,
+    span: Span,
+}
+
+/// One file with routes.
+pub(super) struct Routes {
+    /// The file.
+    pub file: File,
+    /// Its tree.
+    pub root: Node,
+    /// Its entries.
+    pub inbound: Vec<form::Inbound>,
+    /// Its entries.
+    pub outbound: Vec<form::Outbound>,
+}
+
+/// An address that somebody will bind or has bound.
+struct Port {
+    address: SocketAddr,
+    what: String,
+    origin: Option<Origin>,
+    at: Option<(File, Span)>,
+}
+
+impl<'a> At<'a> {
+    pub(super) fn root(file: &'a File, node: &'a Node) -> Self {
+        Self { file, node, span: node.span }
+    }
+
+    /// The value of `key`; where it is missing, this value.
+    pub(super) fn key(self, key: &str) -> Self {
+        match self.node.get(key) {
+            Some(node) => Self { file: self.file, node, span: node.span },
+            None => self,
+        }
+    }
+
+    /// The key itself.
+    fn word(self, key: &str) -> Self {
+        match self.node.entry(key) {
+            Some(entry) => Self { file: self.file, node: &entry.value, span: entry.span },
+            None => self,
+        }
+    }
+
+    pub(super) fn item(self, index: usize) -> Self {
+        match self.node.item(index) {
+            Some(node) => Self { file: self.file, node, span: node.span },
+            None => self,
+        }
+    }
+
+    fn origin(self) -> Origin {
+        self.file.origin(self.span)
+    }
+
+    pub(super) fn problem(self, message: impl Into<String>) -> Problem {
+        self.file.problem(self.span, message)
+    }
+
+    /// Whether `key` was written and found wrong.
+    pub(super) fn lost(self, key: &str) -> bool {
+        self.node.lost(key)
+    }
+
+    /// How a message shows the value: never the outcome of an expansion.
+    pub(super) fn shown(self) -> &'a str {
+        match &self.node.kind {
+            Kind::Scalar(scalar) => scalar.shown(),
+            _ => "",
+        }
+    }
+
+    /// Whether the value is as the file has it.
+    fn literal(self) -> bool {
+        matches!(&self.node.kind, Kind::Scalar(scalar) if scalar.written.is_none())
+    }
+}
+
+/// Makes the model of the main file and all files with routes.
+pub(super) fn resolve(
+    main: &form::Main,
+    at: At<'_>,
+    routes: &[Routes],
+    environment: &Environment,
+    problems: &mut Problems,
+) -> Model {
+    let mut model = model(UpstreamName::new(""), None, environment);
+    let mut ports = Vec::new();
+    if let Some(service) = &main.service {
+        model.service = self::service(service, at.key("service"), &mut ports, problems);
+    }
+    if let Some(listen) = &main.listen {
+        self::listen(listen, &mut model.listen);
+    }
+    listen_ports(&model.listen, at.key("listen"), &mut ports);
+    model.workers = main.workers.unwrap_or(model.workers);
+    if let Some(limits) = &main.limits {
+        self::limits(limits, at.key("limits"), &mut model.limits, problems);
+    }
+    if let Some(drain) = &main.drain {
+        set(&mut model.drain.delay, drain.delay.as_ref().map(|d| d.0));
+        set(&mut model.drain.deadline, drain.deadline.as_ref().map(|d| d.0));
+    }
+    if let Some(sources) = &main.discovery {
+        model.discovery = discovery(sources, at.key("discovery"), environment, problems);
+    }
+    if let Some(propagate) = main.telemetry.as_ref().and_then(|telemetry| telemetry.propagate.as_ref()) {
+        model.telemetry.propagate = self::propagate(propagate);
+    }
+    let known = routes::Known::of(&model.discovery, at.node.lost("discovery"));
+    routes::resolve(routes, &known, &mut model, &mut ports, problems);
+    collisions(&ports, problems);
+    model
+}
+
+/// A model of defaults.
+pub(super) fn model(name: UpstreamName, address: Option<SocketAddr>, environment: &Environment) -> Model {
+    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let own = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    Model {
+        service: Service {
+            name,
+            address,
+            protocol: Protocol::Auto,
+            health: None,
+            tags: Vec::new(),
+            locality: Locality::default(),
+        },
+        listen: Listen {
+            inbound: SocketAddr::new(any, 8702),
+            outbound: SocketAddr::new(own, 8701),
+            admin: SocketAddr::new(own, 8700),
+            probes: SocketAddr::new(any, 8790),
+        },
+        workers: std::thread::available_parallelism().map_or(1, |n| n.get().min(256)),
+        limits: Limits::default(),
+        drain: Drain::default(),
+        discovery: vec![
+            Source::Local(Local { directory: local_directory(environment), register: true }),
+            Source::Dns(Dns::default()),
+        ],
+        telemetry: Telemetry::default(),
+        upstreams: BTreeMap::new(),
+        inbound: Vec::new(),
+        outbound: Vec::new(),
+        inbound_defaults: RoutePolicy::default(),
+        defaults: RoutePolicy::default(),
+        sources: Arc::default(),
+    }
+}
+
+fn local_directory(environment: &Environment) -> PathBuf {
+    match environment.get("XDG_RUNTIME_DIR") {
+        Some(folder) if folder.starts_with('/') => PathBuf::from(folder).join("pillion"),
+        _ => PathBuf::from(format!("/tmp/pillion-{}", rustix::process::getuid().as_raw())),
+    }
+}
+
+fn service(form: &form::Service, at: At<'_>, ports: &mut Vec<Port>, problems: &mut Problems) -> Service {
+    let address = match (&form.address, form.port) {
+        (Some(_), Some(_)) => {
+            problems.push(at.word("address").problem("`port` and `address` say the same: keep one of them"));
+            None
+        }
+        (Some(address), None) => Some((address.0, "address")),
+        (None, Some(port)) => Some((SocketAddr::from((Ipv4Addr::LOCALHOST, port)), "port")),
+        (None, None) => None,
+    };
+    if let Some((address, key)) = address {
+        if address.port() == 0 {
+            problems.push(at.key("address").problem("the service's own port can't be 0"));
+        }
+        let what = format!("the service's `{key}`");
+        ports.push(Port::new(address, what, Some(at.key(key))));
+    }
+    let health = form.health.as_ref().and_then(|health| self::health(health, at.key("health"), problems));
+    if health.is_some() && address.is_none() && !at.node.lost("port") && !at.node.lost("address") {
+        problems.push(at.word("health").problem("`health` needs the `port` of the service"));
+    }
+    let text = |word: &Option<super::text::Word>| word.as_ref().map(|word| Arc::from(word.0.as_str()));
+    Service {
+        name: form.name.as_ref().map_or_else(|| UpstreamName::new(""), |name| name.0.clone()),
+        address: address.map(|(address, _)| address),
+        protocol: protocol(form.protocol),
+        health,
+        tags: form.tags.iter().flatten().map(|tag| Arc::from(tag.0.as_str())).collect(),
+        locality: form.locality.as_ref().map_or_else(Locality::default, |locality| Locality {
+            region: text(&locality.region),
+            zone: text(&locality.zone),
+        }),
+    }
+}
+
+fn health(form: &form::Health, at: At<'_>, problems: &mut Problems) -> Option<Health> {
+    let health = Health {
+        path: form.path.as_ref()?.0.as_str().into(),
+        interval: form.interval.as_ref().map_or(Duration::from_secs(10), |d| d.0),
+        timeout: form.timeout.as_ref().map_or(Duration::from_secs(3), |d| d.0),
+    };
+    if health.timeout > health.interval {
+        let problem = at.key("timeout").problem("`timeout` is longer than `interval`");
+        problems.push(problem.help("the next question waits for the end of the one before").warn());
+    }
+    Some(health)
+}
+
+fn protocol(form: Option<form::Protocol>) -> Protocol {
+    match form {
+        None | Some(form::Protocol::Auto) => Protocol::Auto,
+        Some(form::Protocol::Http1) => Protocol::Http1,
+        Some(form::Protocol::Http2) => Protocol::Http2,
+        Some(form::Protocol::Grpc) => Protocol::Grpc,
+        Some(form::Protocol::Tcp) => Protocol::Tcp,
+    }
+}
+
+fn listen(form: &form::Listen, listen: &mut Listen) {
+    set(&mut listen.inbound, form.inbound.as_ref().map(|bind| bind.0));
+    set(&mut listen.outbound, form.outbound.as_ref().map(|bind| bind.0));
+    set(&mut listen.admin, form.admin.as_ref().map(|bind| bind.0));
+    set(&mut listen.probes, form.probes.as_ref().map(|bind| bind.0));
+}
+
+fn listen_ports(listen: &Listen, at: At<'_>, ports: &mut Vec<Port>) {
+    for (key, address) in [
+        ("inbound", listen.inbound),
+        ("outbound", listen.outbound),
+        ("admin", listen.admin),
+        ("probes", listen.probes),
+    ] {
+        if !at.node.lost(key) {
+            let at = at.node.get(key).map(|_| at.key(key));
+            ports.push(Port::new(address, format!("`listen.{key}`"), at));
+        }
+    }
+}
+
+fn limits(form: &form::Limits, at: At<'_>, limits: &mut Limits, problems: &mut Problems) {
+    let mut size = |to: &mut usize, form: &Option<Size>, key: &str, least: u64| {
+        let Some(Size(bytes)) = form else { return };
+        if (least..=1 << 20).contains(bytes) {
+            *to = usize::try_from(*bytes).unwrap_or(*to);
+        } else {
+            let least = if least < 1024 { format!("{least}B") } else { format!("{}KiB", least / 1024) };
+            let at = at.key(key);
+            problems.push(
+                at.problem(format!("`{}` is out of range: it must be from {least} to 1MiB", at.shown())),
+            );
+        }
+    };
+    size(&mut limits.header_bytes, &form.header_bytes, "header_bytes", 1024);
+    size(&mut limits.target, &form.target, "target", 64);
+    set(&mut limits.header_fields, form.header_fields);
+    set(&mut limits.header_timeout, form.header_timeout.as_ref().map(|d| d.0));
+    set(&mut limits.body_idle, form.body_idle.as_ref().map(|d| d.0));
+    set(&mut limits.connection_idle, form.connection_idle.as_ref().map(|d| d.0));
+    set(&mut limits.connection_age, form.connection_age.as_ref().map(|d| d.0));
+    set(&mut limits.connections, form.connections);
+    set(&mut limits.streams, form.streams);
+    set(&mut limits.resets, form.resets);
+    set(&mut limits.control_frames, form.control_frames);
+    if limits.target > limits.header_bytes {
+        let written = if form.target.is_some() { "target" } else { "header_bytes" };
+        problems.push(at.key(written).problem("`target` is larger than `header_bytes`, which holds it"));
+    }
+}
+
+fn discovery(
+    forms: &[form::Source],
+    at: At<'_>,
+    environment: &Environment,
+    problems: &mut Problems,
+) -> Vec<Source> {
+    let (mut sources, mut seen) = (Vec::new(), BTreeMap::new());
+    for (index, form) in forms.iter().enumerate() {
+        let at = at.item(index);
+        let (key, source) = match form {
+            form::Source { local: Some(form), .. } => ("local", Source::Local(local(form, environment))),
+            form::Source { fixed: Some(form), .. } => {
+                ("static", Source::Static(fixed(form, at.key("static"), problems)))
+            }
+            form::Source { dns: Some(form), .. } => ("dns", Source::Dns(dns(form, at.key("dns"), problems))),
+            _ => continue,
+        };
+        if let Some(line) = seen.insert(key, at.span.line) {
+            let message = format!("`{key}` stands here again; first on line {line}");
+            problems.push(at.word(key).problem(message));
+        }
+        sources.push(source);
+    }
+    sources
+}
+
+fn local(form: &form::Local, environment: &Environment) -> Local {
+    Local {
+        directory: form
+            .directory
+            .as_ref()
+            .map_or_else(|| local_directory(environment), |d| PathBuf::from(&d.0)),
+        register: form.register.unwrap_or(true),
+    }
+}
+
+fn fixed(
+    forms: &BTreeMap<String, Vec<form::Endpoint>>,
+    at: At<'_>,
+    problems: &mut Problems,
+) -> BTreeMap<UpstreamName, Vec<StaticEndpoint>> {
+    let mut all = BTreeMap::new();
+    for (name, forms) in forms {
+        if let Err(message) = super::text::check("pillion-upstream", name) {
+            problems.push(at.word(name).problem(message));
+            continue;
+        }
+        let at = at.key(name);
+        let mut endpoints: Vec<StaticEndpoint> = Vec::new();
+        for (index, form) in forms.iter().enumerate() {
+            let Some(endpoint) = static_endpoint(form) else { continue };
+            if endpoints.iter().any(|other| other.host == endpoint.host && other.port == endpoint.port) {
+                problems.push(at.item(index).problem(format!("this address of `{name}` stands here twice")));
+            }
+            endpoints.push(endpoint);
+        }
+        if all.insert(UpstreamName::new(name), endpoints).is_some() {
+            problems.push(at.problem(format!("`{name}` stands here twice: capitals make no difference")));
+        }
+    }
+    all
+}
+
+fn static_endpoint(form: &form::Endpoint) -> Option<StaticEndpoint> {
+    let (target, weight, zone) = match form {
+        form::Endpoint::Short(target) => (target, None, None),
+        form::Endpoint::Long(long) => (long.address.as_ref()?, long.weight, long.zone.as_ref()),
+    };
+    Some(StaticEndpoint {
+        host: target.0.host.as_str().into(),
+        port: target.0.port,
+        weight: weight.unwrap_or(1),
+        zone: zone.map(|zone| zone.0.as_str().into()),
+    })
+}
+
+fn dns(form: &form::Dns, at: At<'_>, problems: &mut Problems) -> Dns {
+    let mut dns = Dns::default();
+    dns.servers.extend(form.servers.iter().flatten().map(|server| server.0));
+    set(&mut dns.min_ttl, form.min_ttl.as_ref().map(|d| d.0));
+    set(&mut dns.max_ttl, form.max_ttl.as_ref().map(|d| d.0));
+    set(&mut dns.timeout, form.timeout.as_ref().map(|d| d.0));
+    set(&mut dns.default_port, form.default_port);
+    if dns.min_ttl > dns.max_ttl {
+        let key = if form.min_ttl.is_some() { "min_ttl" } else { "max_ttl" };
+        let (min, max) = (units::show(dns.min_ttl), units::show(dns.max_ttl));
+        problems.push(at.key(key).problem(format!("`min_ttl` ({min}) is longer than `max_ttl` ({max})")));
+    }
+    dns
+}
+
+fn propagate(forms: &[form::Propagator]) -> Vec<Propagator> {
+    let mut list = Vec::new();
+    for form in forms {
+        let word = match form {
+            form::Propagator::TraceContext => Propagator::TraceContext,
+            form::Propagator::Baggage => Propagator::Baggage,
+        };
+        if !list.contains(&word) {
+            list.push(word);
+        }
+    }
+    list
+}
+
+impl Port {
+    fn new(address: SocketAddr, what: String, at: Option<At<'_>>) -> Self {
+        Self { address, what, origin: at.map(At::origin), at: at.map(|at| (at.file.clone(), at.span)) }
+    }
+
+    fn collides(&self, other: &Self) -> bool {
+        let (a, b) = (self.address, other.address);
+        a.port() != 0
+            && a.port() == b.port()
+            && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+    }
+}
+
+/// Two that want the same port; the later one is reported.
+fn collisions(ports: &[Port], problems: &mut Problems) {
+    for (index, port) in ports.iter().enumerate() {
+        let Some(other) = ports[..index].iter().find(|other| other.collides(port)) else { continue };
+        let (shown, other) = if port.at.is_some() { (port, other) } else { (other, port) };
+        let Some((file, span)) = &shown.at else { continue };
+        let place = match &other.origin {
+            Some(origin) => format!(" ({origin})"),
+            None => " (its default)".into(),
+        };
+        let message = format!("port {} is taken by {}{place}", shown.address.port(), other.what);
+        problems.push(file.problem(*span, message));
+    }
+}
+
+fn set<T>(to: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *to = value;
+    }
+}

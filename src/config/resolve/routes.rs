@@ -1,0 +1,397 @@
+//! Routes and what upstreams share. A value is looked up in the route, then in
+//! the entry without `route` (of the upstream, or of `inbound`), then among the
+//! built-in defaults.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::HeaderName;
+
+use super::{At, Port, Routes, protocol, set};
+use crate::base::{Protocol, UpstreamName};
+use crate::config::form;
+use crate::config::model::{
+    Balance, HashOn, Model, Pattern, Retry, RetryOn, Route, RoutePolicy, Source, Timeout, Upstream,
+    ValueMatch,
+};
+use crate::config::problem::Problems;
+use crate::config::shape::nearest;
+use crate::config::text::Host;
+use crate::config::tree::Span;
+use crate::config::units;
+
+/// The names that can be found, as far as the files tell.
+pub(super) enum Known {
+    /// Any: a source is asked at run time.
+    Any,
+    /// Only these.
+    Only(BTreeSet<UpstreamName>),
+}
+
+impl Known {
+    pub(super) fn of(sources: &[Source], unreadable: bool) -> Self {
+        let names = |source: &Source| match source {
+            Source::Static(map) => Some(map.keys().cloned().collect::<Vec<_>>()),
+            _ => None,
+        };
+        match sources.iter().map(names).collect::<Option<Vec<_>>>() {
+            Some(lists) if !unreadable && !lists.is_empty() => {
+                Self::Only(lists.into_iter().flatten().collect())
+            }
+            _ => Self::Any,
+        }
+    }
+}
+
+/// What one part of a policy says; what it does not say is looked up further.
+#[derive(Clone, Copy, Default)]
+struct Said<'a> {
+    timeout: Option<Duration>,
+    idle_timeout: Option<Duration>,
+    connect_timeout: Option<Duration>,
+    retry: Option<&'a form::Retry>,
+    balance: Option<&'a form::Balance>,
+}
+
+impl<'a> From<&'a form::Outbound> for Said<'a> {
+    fn from(form: &'a form::Outbound) -> Self {
+        Self {
+            timeout: form.timeout.as_ref().map(|d| d.0),
+            idle_timeout: form.idle_timeout.as_ref().map(|d| d.0),
+            connect_timeout: form.connect_timeout.as_ref().map(|d| d.0),
+            retry: form.retry.as_ref(),
+            balance: form.balance.as_ref(),
+        }
+    }
+}
+
+impl From<&form::Inbound> for Said<'_> {
+    fn from(form: &form::Inbound) -> Self {
+        Self {
+            timeout: form.timeout.as_ref().map(|d| d.0),
+            idle_timeout: form.idle_timeout.as_ref().map(|d| d.0),
+            ..Self::default()
+        }
+    }
+}
+
+/// Reads the entries of all files into the model.
+pub(super) fn resolve(
+    files: &[Routes],
+    known: &Known,
+    model: &mut Model,
+    ports: &mut Vec<Port>,
+    problems: &mut Problems,
+) {
+    inbound(files, model, problems);
+    let blocks = blocks(files, known, model, ports, problems);
+    outbound(files, &blocks, model, problems);
+    let mut spans = HashMap::new();
+    for file in files {
+        for key in ["inbound", "outbound"] {
+            let at = At::root(&file.file, &file.root).key(key);
+            for index in 0..file.inbound.len().max(file.outbound.len()) {
+                let at = at.item(index).key("route");
+                spans.insert(at.origin(), at);
+            }
+        }
+    }
+    ties(&model.inbound, &spans, problems);
+    ties(&model.outbound, &spans, problems);
+}
+
+fn inbound(files: &[Routes], model: &mut Model, problems: &mut Problems) {
+    let mut shared = Said::default();
+    let mut first: Option<At<'_>> = None;
+    for (file, list) in files.iter().map(|file| (file, &file.inbound)) {
+        for (index, form) in list.iter().enumerate() {
+            let at = At::root(&file.file, &file.root).key("inbound").item(index);
+            if form.route.is_some() || at.node.lost("route") {
+                continue;
+            }
+            conditions_without_route(at, problems);
+            if let Some(first) = first {
+                let place = first.origin();
+                problems.push(at.problem(format!("another entry without `route`; the first is at {place}")));
+            }
+            first.get_or_insert(at);
+            shared = form.into();
+        }
+    }
+    model.inbound_defaults = policy(Said::default(), shared);
+    for (file, list) in files.iter().map(|file| (file, &file.inbound)) {
+        for (index, form) in list.iter().enumerate() {
+            let at = At::root(&file.file, &file.root).key("inbound").item(index);
+            let Some(route) = &form.route else { continue };
+            let conditions = (&form.host, &form.headers, &form.query);
+            let Some(pattern) = pattern(route, conditions, at, problems) else { continue };
+            let policy = policy(form.into(), shared);
+            model.inbound.push(Route { to: None, pattern, policy, origin: at.key("route").origin() });
+        }
+    }
+}
+
+/// The entries of upstreams, by their name.
+fn blocks<'a>(
+    files: &'a [Routes],
+    known: &Known,
+    model: &mut Model,
+    ports: &mut Vec<Port>,
+    problems: &mut Problems,
+) -> BTreeMap<UpstreamName, Said<'a>> {
+    let mut blocks = BTreeMap::new();
+    for (file, list) in files.iter().map(|file| (file, &file.outbound)) {
+        for (index, form) in list.iter().enumerate() {
+            let at = At::root(&file.file, &file.root).key("outbound").item(index);
+            let Some(to) = &form.to else { continue };
+            defined(&to.0, at.key("to"), known, problems);
+            if form.route.is_some() || at.node.lost("route") {
+                continue;
+            }
+            conditions_without_route(at, problems);
+            let said = Said::from(form);
+            if let Some(first) = model.upstreams.get(&to.0).and_then(|upstream| upstream.origin.as_ref()) {
+                let name = at.key("to").shown();
+                let message = format!("another entry of `{name}` without `route`; the first is at {first}");
+                problems.push(at.key("to").problem(message));
+                continue;
+            }
+            check_retry(said, Said::default(), at, problems);
+            if let Some(listen) = &form.listen {
+                let what = format!("`listen` of `{}`", at.key("to").shown());
+                ports.push(Port::new(listen.0, what, Some(at.key("listen"))));
+            }
+            let upstream = Upstream {
+                protocol: protocol(form.protocol),
+                listen: form.listen.as_ref().map(|bind| bind.0),
+                policy: policy(said, Said::default()),
+                origin: Some(at.key("to").origin()),
+            };
+            model.upstreams.insert(to.0.clone(), upstream);
+            blocks.insert(to.0.clone(), said);
+        }
+    }
+    blocks
+}
+
+fn outbound(
+    files: &[Routes],
+    blocks: &BTreeMap<UpstreamName, Said<'_>>,
+    model: &mut Model,
+    problems: &mut Problems,
+) {
+    for (file, list) in files.iter().map(|file| (file, &file.outbound)) {
+        for (index, form) in list.iter().enumerate() {
+            let at = At::root(&file.file, &file.root).key("outbound").item(index);
+            let Some(route) = &form.route else { continue };
+            for (key, written) in [("protocol", form.protocol.is_some()), ("listen", form.listen.is_some())] {
+                if written {
+                    let message = format!("`{key}` belongs to the whole upstream, not to one route");
+                    let help = "move it to the entry of this upstream without `route`";
+                    problems.push(at.word(key).problem(message).help(help));
+                }
+            }
+            let conditions = (&form.host, &form.headers, &form.query);
+            let pattern = pattern(route, conditions, at, problems);
+            let shared = form.to.as_ref().and_then(|to| blocks.get(&to.0)).copied().unwrap_or_default();
+            check_retry(form.into(), shared, at, problems);
+            let (Some(pattern), Some(to)) = (pattern, &form.to) else { continue };
+            model.upstreams.entry(to.0.clone()).or_insert_with(|| Upstream {
+                protocol: Protocol::Auto,
+                listen: None,
+                policy: RoutePolicy::default(),
+                origin: None,
+            });
+            let policy = policy(form.into(), shared);
+            model.outbound.push(Route {
+                to: Some(to.0.clone()),
+                pattern,
+                policy,
+                origin: at.key("route").origin(),
+            });
+        }
+    }
+}
+
+fn defined(name: &UpstreamName, at: At<'_>, known: &Known, problems: &mut Problems) {
+    let Known::Only(names) = known else { return };
+    if names.contains(name) {
+        return;
+    }
+    let message = format!("nothing is known of the upstream `{}`: `static` is the only source", at.shown());
+    let problem = at.problem(message);
+    let near = nearest(name.as_str(), names.iter().map(UpstreamName::as_str)).filter(|_| at.literal());
+    problems.push(match near {
+        Some(near) => problem.help(format!("did you mean `{near}`?")),
+        None => problem.help("add it to `discovery: [static: …]`"),
+    });
+}
+
+fn conditions_without_route(at: At<'_>, problems: &mut Problems) {
+    for key in ["host", "headers", "query"] {
+        if at.node.get(key).is_some() {
+            let problem =
+                at.word(key).problem(format!("`{key}` is a condition of a route, and there is no `route`"));
+            problems.push(problem.help("add `route: /**` to take every path"));
+        }
+    }
+}
+
+type Map = Option<BTreeMap<String, form::Condition>>;
+
+fn pattern(
+    route: &str,
+    (host, headers, query): (&Option<Host>, &Map, &Map),
+    at: At<'_>,
+    problems: &mut Problems,
+) -> Option<Pattern> {
+    let place = at.key("route");
+    let parsed = Pattern::parse(route).map_err(|error| {
+        // The place within the text is a place in the file only if the file has that very text.
+        let exact = place.literal() && place.span.width as usize >= route.chars().count();
+        let quoted = u32::from(place.span.width as usize > route.chars().count());
+        let offset = u32::try_from(error.offset).unwrap_or(0) + quoted;
+        let width = u32::try_from(error.width).unwrap_or(1);
+        let span = match exact {
+            true => Span { column: place.span.column + offset, width, ..place.span },
+            false => place.span,
+        };
+        let message = match place.literal() {
+            true => error.message,
+            false => format!("`{}` does not expand to a route", place.shown()),
+        };
+        problems.push(place.file.problem(span, message));
+    });
+    let headers = self::headers(headers, at.key("headers"), problems);
+    let query =
+        query.iter().flatten().map(|(name, condition)| (name.as_str().into(), value(condition))).collect();
+    let host = host.as_ref().map(|host| Arc::from(host.0.as_str()));
+    Some(Pattern { host, headers, query, ..parsed.ok()? })
+}
+
+fn headers(map: &Map, at: At<'_>, problems: &mut Problems) -> Vec<(HeaderName, ValueMatch)> {
+    let mut headers: Vec<(HeaderName, ValueMatch)> = Vec::new();
+    for (name, condition) in map.iter().flatten() {
+        let at = at.word(name);
+        if let Err(message) = crate::config::text::check("pillion-header", name) {
+            problems.push(at.problem(message));
+            continue;
+        }
+        let Ok(header) = HeaderName::try_from(name.as_str()) else { continue };
+        if header == http::header::HOST {
+            problems.push(at.problem("the host has a key of its own: write `host: …` in the route"));
+        } else if headers.iter().any(|(other, _)| *other == header) {
+            problems.push(
+                at.problem(format!("the header `{name}` stands here twice: capitals make no difference")),
+            );
+        }
+        headers.push((header, value(condition)));
+    }
+    headers
+}
+
+fn value(form: &form::Condition) -> ValueMatch {
+    match form {
+        form::Condition::Exact(text) => ValueMatch::Exact(text.as_str().into()),
+        form::Condition::Part(form::Part { prefix: Some(text), .. }) => {
+            ValueMatch::Prefix(text.as_str().into())
+        }
+        form::Condition::Part(form::Part { present, .. }) => ValueMatch::Present(present.unwrap_or(true)),
+    }
+}
+
+fn policy(own: Said<'_>, shared: Said<'_>) -> RoutePolicy {
+    let mut policy = RoutePolicy::default();
+    if let Some(timeout) = own.timeout.or(shared.timeout) {
+        policy.timeout = Timeout::Whole(timeout);
+    }
+    set(&mut policy.idle_timeout, own.idle_timeout.or(shared.idle_timeout));
+    set(&mut policy.connect_timeout, own.connect_timeout.or(shared.connect_timeout));
+    policy.retry = retry(own.retry, shared.retry);
+    if let Some(balance) = own.balance.or(shared.balance).and_then(balance) {
+        policy.balance = balance;
+    }
+    policy
+}
+
+/// Key by key: what the route leaves open, the upstream's entry may say.
+fn retry(own: Option<&form::Retry>, shared: Option<&form::Retry>) -> Option<Retry> {
+    let forms: Vec<&form::Retry> = shared.into_iter().chain(own).collect();
+    if forms.is_empty() {
+        return None;
+    }
+    let mut retry = Retry::default();
+    for form in forms {
+        set(&mut retry.max, form.max);
+        set(&mut retry.per_try, form.per_try.as_ref().map(|d| Some(d.0)));
+        set(&mut retry.on, form.on.as_ref().map(|on| on.iter().map(|on| retry_on(*on)).collect()));
+        set(&mut retry.backoff, form.backoff.as_ref().map(|range| range.0));
+        set(&mut retry.budget, form.budget.as_ref().map(|percent| percent.0));
+    }
+    Some(retry)
+}
+
+fn retry_on(form: form::On) -> RetryOn {
+    use form::Class;
+    match form {
+        form::On::Status(status) => RetryOn::Status(status),
+        form::On::Class(Class::Connect) => RetryOn::Connect,
+        form::On::Class(Class::Reset) => RetryOn::Reset,
+        form::On::Class(Class::Refused) => RetryOn::Refused,
+        form::On::Class(Class::ServerError) => RetryOn::ServerError,
+        form::On::Class(Class::Gateway) => RetryOn::Gateway,
+        form::On::Class(Class::Timeout) => RetryOn::Timeout,
+    }
+}
+
+fn balance(form: &form::Balance) -> Option<Balance> {
+    Some(match form.by.as_ref()? {
+        form::By::Way(form::Way::Ewma) => Balance::Ewma,
+        form::By::Way(form::Way::LeastRequest) => Balance::LeastRequest,
+        form::By::Way(form::Way::RoundRobin) => Balance::RoundRobin,
+        form::By::Hash(hash) => Balance::Hash(match hash.hash.as_ref()? {
+            form::HashOn { header: Some(header), .. } => HashOn::Header(header.0.clone()),
+            form::HashOn { cookie: Some(cookie), .. } => HashOn::Cookie(cookie.0.as_str().into()),
+            _ => HashOn::Source,
+        }),
+    })
+}
+
+/// What can't come to pass, reported where this entry says a part of it.
+fn check_retry(own: Said<'_>, shared: Said<'_>, at: At<'_>, problems: &mut Problems) {
+    let policy = policy(own, shared);
+    let Some(retry) = &policy.retry else { return };
+    let written = own.retry.is_some_and(|retry| retry.per_try.is_some());
+    if at.lost("timeout") || !(written || own.timeout.is_some()) {
+        return;
+    }
+    let place = if written { at.key("retry").key("per_try") } else { at.key("timeout") };
+    let (whole, what) = match policy.timeout {
+        Timeout::Whole(whole) => (whole, "the `timeout`"),
+        Timeout::Head(head) => (head, "the default `timeout`"),
+    };
+    if let Some(per_try) = retry.per_try
+        && per_try > whole
+    {
+        let (per_try, whole) = (units::show(per_try), units::show(whole));
+        problems.push(place.problem(format!("`per_try` ({per_try}) is longer than {what} ({whole})")));
+    }
+}
+
+/// Reports each route that ties with an earlier one.
+fn ties(routes: &[Route], spans: &HashMap<crate::base::Origin, At<'_>>, problems: &mut Problems) {
+    let mut groups: HashMap<(Option<&UpstreamName>, usize), Vec<&Route>> = HashMap::new();
+    for route in routes {
+        let group = groups.entry((route.to.as_ref(), route.pattern.segments.len())).or_default();
+        if let Some(first) = group.iter().find(|other| other.pattern.ties_with(&route.pattern))
+            && let Some(at) = spans.get(&route.origin)
+        {
+            let message =
+                format!("this route ties with the one at {}: both could take a request", first.origin);
+            let problem = at.problem(message);
+            problems.push(problem.help("take one out, or tell them apart by method, host, headers or query"));
+        }
+        group.push(route);
+    }
+}

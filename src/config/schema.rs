@@ -1,0 +1,84 @@
+//! The JSON Schema of the files, generated from the types that read them: for
+//! editors, and for the check of a file's shape.
+
+use std::sync::LazyLock;
+
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::form;
+
+/// Which kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// `pillion.yaml`.
+    Main,
+    /// A policy file.
+    Policy,
+}
+
+/// The schema (draft 2020-12) of this kind of file.
+pub fn schema(which: Which) -> &'static Value {
+    static MAIN: LazyLock<Value> = LazyLock::new(|| generate::<form::Main>("pillion.yaml"));
+    static POLICY: LazyLock<Value> = LazyLock::new(|| generate::<form::Policy>("Pillion policy"));
+    match which {
+        Which::Main => &MAIN,
+        Which::Policy => &POLICY,
+    }
+}
+
+fn generate<T: JsonSchema>(title: &str) -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let mut schema = Value::from(settings.into_generator().into_root_schema_for::<T>());
+    tidy(&mut schema);
+    schema["title"] = json!(title);
+    schema
+}
+
+/// Takes out what serde's `Option` brings in: a file leaves a key out, it never
+/// writes `null`.
+fn tidy(schema: &mut Value) {
+    match schema {
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        Value::Object(object) => {
+            if object.get("default").is_some_and(Value::is_null) {
+                object.remove("default");
+            }
+            object.remove("nullable");
+            if let Some(format) = object.get("format").and_then(Value::as_str)
+                && !format.starts_with("pillion-")
+            {
+                object.remove("format");
+            }
+            without_null(object);
+            object.iter_mut().for_each(|(key, value)| {
+                if key != "default" {
+                    tidy(value);
+                }
+            });
+        }
+        _ => {}
+    }
+}
+
+fn without_null(object: &mut Map<String, Value>) {
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|word| word != "null");
+        if types.len() == 1 {
+            let only = types.remove(0);
+            object.insert("type".into(), only);
+        }
+    }
+    let Some(Value::Array(choices)) = object.get_mut("anyOf") else { return };
+    choices.retain(|choice| choice.get("type").is_none_or(|word| word != "null"));
+    if choices.len() == 1
+        && let Value::Object(only) = choices.remove(0)
+    {
+        object.remove("anyOf");
+        for (key, value) in only {
+            object.entry(key).or_insert(value);
+        }
+        without_null(object);
+    }
+}

@@ -1,0 +1,183 @@
+//! Values that are written as text and mean more: each has a parser, and a name
+//! under which the schema knows it (`format`). The check of a file's shape and
+//! the typed reading use the same parser, so that they can't disagree.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
+
+use super::units;
+use crate::base::{Authority, UpstreamName};
+
+/// A host and a port; the host is an IP address or a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// Without brackets.
+    pub host: String,
+    /// 1 to 65535.
+    pub port: u16,
+}
+
+macro_rules! formats {
+    ($($(#[doc = $doc:literal])* $name:ident($inner:ty) = $format:literal $label:literal $pattern:literal $parse:path;)*) => {
+        $(
+            $(#[doc = $doc])*
+            #[derive(Clone, Debug, PartialEq)]
+            pub struct $name(pub $inner);
+
+            impl<'de> Deserialize<'de> for $name {
+                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    let text = String::deserialize(deserializer)?;
+                    $parse(&text).map(Self).map_err(serde::de::Error::custom)
+                }
+            }
+
+            impl JsonSchema for $name {
+                fn inline_schema() -> bool {
+                    true
+                }
+                fn schema_name() -> std::borrow::Cow<'static, str> {
+                    $format.into()
+                }
+                fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                    json_schema!({"type": "string", "format": $format, "pattern": $pattern})
+                }
+            }
+        )*
+
+        /// What is wrong with `text` as a value of this format; an unknown
+        /// format takes every text.
+        pub fn check(format: &str, text: &str) -> Result<(), String> {
+            match format {
+                $($format => $parse(text).map(|_| ()),)*
+                _ => Ok(()),
+            }
+        }
+
+        /// What a value of this format is called in a message.
+        pub fn label(format: &str) -> &'static str {
+            match format {
+                $($format => $label,)*
+                _ => "text",
+            }
+        }
+    };
+}
+
+formats! {
+    /// Longer than zero.
+    Span(Duration) = "pillion-duration" "a duration such as `2s`" r"^([0-9.]+(us|ms|s|m|h|d))+$|\$\{" units::duration;
+    /// Perhaps zero.
+    Pause(Duration) = "pillion-pause" "a duration such as `2s`" r"^([0-9.]+(us|ms|s|m|h|d))+$|\$\{" units::pause;
+    /// Bytes.
+    Size(u64) = "pillion-size" "a size such as `64KiB`" r"^[0-9.]+([KMG]i?)?B$|\$\{" units::size;
+    /// A share.
+    Percent(f64) = "pillion-percent" "a percentage such as `20%`" r"^[0-9.]+%$|\$\{" units::percent;
+    /// From the shorter to the longer.
+    Range(pair::Pair) = "pillion-range" "a range such as `25ms..250ms`" r"^.+\.\..+$|\$\{" units::range;
+    /// An address to bind.
+    Bind(SocketAddr) = "pillion-bind" "an address such as `127.0.0.1:8080`" r"^.+:[0-9]+$|\$\{" bind;
+    /// An address to connect to.
+    Target(HostPort) = "pillion-address" "an address such as `10.0.0.7:8080`" r"^.+:[0-9]+$|\$\{" target;
+    /// The address of a server, whose port may be missing.
+    Server(SocketAddr) = "pillion-server" "an address such as `10.0.0.2` or `10.0.0.2:53`" r"^.+$" server;
+    /// The name of one's own service.
+    ServiceName(UpstreamName) = "pillion-service" "a name such as `users`" r"^.+$" service_name;
+    /// The name of a service that is called.
+    Upstream(UpstreamName) = "pillion-upstream" "a name such as `users`" r"^.+$" upstream;
+    /// A host of a route.
+    Host(String) = "pillion-host" "a host such as `users.example`" r"^.+$" host;
+    /// A path of a probe.
+    UrlPath(String) = "pillion-path" "a path such as `/health`" r"^/|\$\{" path;
+    /// A word that is not empty.
+    Word(String) = "pillion-word" "text" r"^.+$" word;
+    /// The name of a header field.
+    Header(http::HeaderName) = "pillion-header" "the name of a header" r"^.+$" header;
+}
+
+mod pair {
+    /// Two durations.
+    pub type Pair = (std::time::Duration, std::time::Duration);
+}
+
+fn bind(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    Err(match text.parse::<u16>() {
+        Ok(port) => format!("an address needs a host: write `127.0.0.1:{port}` or `0.0.0.0:{port}`"),
+        Err(_) if text.parse::<IpAddr>().is_ok() => format!("an address needs a port: write `{text}:8080`"),
+        Err(_) => match text.strip_prefix("localhost:") {
+            Some(port) => format!("an address is numbers: write `127.0.0.1:{port}`"),
+            None => format!("`{text}` is no address: write it like `127.0.0.1:8080`"),
+        },
+    })
+}
+
+fn target(text: &str) -> Result<HostPort, String> {
+    let wrong = || format!("`{text}` is no address: write it like `10.0.0.7:8080`");
+    let authority = Authority::parse(text).ok_or_else(wrong)?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    match authority.port() {
+        Some(port) => Ok(HostPort { host, port }),
+        None => Err(format!("an address needs a port: write `{text}:8080`")),
+    }
+}
+
+fn server(text: &str) -> Result<SocketAddr, String> {
+    match (text.parse::<SocketAddr>(), text.parse::<IpAddr>()) {
+        (Ok(address), _) => Ok(address),
+        (_, Ok(ip)) => Ok(SocketAddr::new(ip, 53)),
+        _ => Err(format!("`{text}` is no address: write it like `10.0.0.2` or `10.0.0.2:53`")),
+    }
+}
+
+fn service_name(text: &str) -> Result<UpstreamName, String> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    match text.bytes().all(legal) && !text.is_empty() && text.len() <= 253 {
+        true => Ok(UpstreamName::new(text)),
+        false => Err(format!("`{text}` is no name: use letters, digits, `-`, `.` and `_`")),
+    }
+}
+
+fn upstream(text: &str) -> Result<UpstreamName, String> {
+    if let Some((scheme, rest)) = text.split_once("://") {
+        return Err(format!("a name has no `{scheme}://`: write `{}`", rest.trim_end_matches('/')));
+    }
+    match Authority::parse(text).filter(|_| text.len() <= 259) {
+        Some(_) => Ok(UpstreamName::new(text)),
+        None => Err(format!("`{text}` is no name of a service: write it like `users` or `users:8080`")),
+    }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    match Authority::parse(name) {
+        Some(authority) if authority.port().is_none() => Ok(text.to_ascii_lowercase()),
+        Some(_) => Err("a host of a route has no port".into()),
+        None => Err(format!("`{text}` is no host: write it like `users.example` or `*.example`")),
+    }
+}
+
+fn path(text: &str) -> Result<String, String> {
+    match text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        true => Ok(text.to_owned()),
+        false => Err(format!("`{text}` is no path: write it like `/health`")),
+    }
+}
+
+fn word(text: &str) -> Result<String, String> {
+    match text.is_empty() || text.chars().any(char::is_control) {
+        true => Err("an empty text, or one with control characters".into()),
+        false => Ok(text.to_owned()),
+    }
+}
+
+fn header(text: &str) -> Result<http::HeaderName, String> {
+    if text.starts_with(':') {
+        return Err(format!("`{text}` is no header: use `host:` or the route's path and method"));
+    }
+    http::HeaderName::try_from(text).map_err(|_| format!("`{text}` is no name of a header"))
+}
