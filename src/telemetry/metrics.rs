@@ -5,7 +5,8 @@
 //! Handles are resolved when a route, an upstream or a task is built, never by
 //! name on the path of a request.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -18,7 +19,11 @@ use crate::config::reload::Meters;
 pub struct Metrics {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
+    labels: Arc<Mutex<HashSet<String>>>,
 }
+
+/// Values that a label may take that callers choose, such as an upstream's name.
+pub const MAX_LABELS: usize = 512;
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -42,7 +47,7 @@ impl Metrics {
             }
         }
         let handle = recorder.handle();
-        Self { recorder: Arc::new(recorder), handle }
+        Self { recorder: Arc::new(recorder), handle, labels: Arc::default() }
     }
 
     /// A counter. `values` are those of the name's labels, in order.
@@ -68,6 +73,18 @@ impl Metrics {
             rejected: self.counter(&names::CONFIG_RELOADS, &["rejected"]),
             refused: self.gauge(&names::CONFIG_REJECTED, &[]),
             version: self.gauge(&names::CONFIG_VERSION, &[]),
+        }
+    }
+
+    /// `value` as a label whose values come from outside: itself while there
+    /// are at most [`MAX_LABELS`] different ones, then `_other`.
+    pub fn label(&self, value: &str) -> String {
+        let mut labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        if labels.len() < MAX_LABELS || labels.contains(value) {
+            labels.insert(value.to_owned());
+            value.to_owned()
+        } else {
+            "_other".to_owned()
         }
     }
 

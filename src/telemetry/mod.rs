@@ -2,5 +2,7 @@
 
 pub mod metrics;
 pub mod names;
+pub mod propagate;
+pub mod record;
 
 pub use self::metrics::Metrics;

@@ -79,7 +79,7 @@ names! {
         "Endpoints that discovery holds for an upstream, by the source that told them.";
     /// Discovery's questions.
     DISCOVERY_UPDATES = Counter "pillion_discovery_updates_total" ["source", "result"]
-        "Answers of a source of discovery: changed, same, empty, failed.";
+        "Answers of a source of discovery: changed, same, empty, unknown, failed.";
     /// Registration of the service.
     REGISTERED = Gauge "pillion_registered" ["source"]
         "1 while the service is entered in this source of discovery.";

@@ -194,7 +194,7 @@ async fn exchange(
                     return Poll::Ready(Err(error));
                 }
                 // The answer, or the error, is on the other side.
-                Poll::Ready(Ok(()) | Err(Broken::Stream(_))) => *upload = None,
+                Poll::Ready(Ok(()) | Err(Broken::Stream)) => *upload = None,
             }
         }
         while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {

@@ -23,7 +23,7 @@ pub enum Broken {
     /// The body itself failed.
     Body(ProxyError),
     /// The peer reset the stream, or the connection ended.
-    Stream(String),
+    Stream,
 }
 
 impl<B> Sender<B>
@@ -59,14 +59,14 @@ where
             }
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Pending => {
-                    if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
-                        return Poll::Ready(Err(closed(&reset)));
+                    if self.stream.poll_reset(cx).is_ready() {
+                        return Poll::Ready(Err(Broken::Stream));
                     }
                     return Poll::Pending;
                 }
                 Poll::Ready(None) => {
                     self.done = true;
-                    self.stream.send_data(Bytes::new(), true).map_err(|e| Broken::Stream(e.to_string()))?;
+                    self.stream.send_data(Bytes::new(), true).map_err(|_| Broken::Stream)?;
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Broken::Body(error))),
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
@@ -75,7 +75,7 @@ where
                         let mut trailers = frame.into_trailers().unwrap_or_default();
                         guard::strip_trailers(&mut trailers);
                         self.done = true;
-                        self.stream.send_trailers(trailers).map_err(|e| Broken::Stream(e.to_string()))?;
+                        self.stream.send_trailers(trailers).map_err(|_| Broken::Stream)?;
                     }
                 },
             }
@@ -88,28 +88,20 @@ where
             self.stream.reserve_capacity(self.pending.len());
         }
         while self.stream.capacity() == 0 {
-            if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
-                return Poll::Ready(Err(closed(&reset)));
+            if self.stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(Broken::Stream));
             }
             match ready!(self.stream.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(Broken::Stream(error.to_string()))),
-                None => return Poll::Ready(Err(Broken::Stream("the stream is closed".into()))),
+                _ => return Poll::Ready(Err(Broken::Stream)),
             }
         }
         let length = self.stream.capacity().min(self.pending.len());
         let data = self.pending.split_to(length);
         self.done = !self.pending.has_remaining() && self.body.is_end_stream();
         let sent = self.stream.send_data(data, self.done);
-        Poll::Ready(sent.map_err(|error| Broken::Stream(error.to_string())))
+        Poll::Ready(sent.map_err(|_| Broken::Stream))
     }
-}
-
-fn closed(reset: &Result<h2::Reason, h2::Error>) -> Broken {
-    Broken::Stream(match reset {
-        Ok(reason) => format!("the peer reset the stream: {reason}"),
-        Err(error) => error.to_string(),
-    })
 }
 
 /// The code with which a stream ends whose answer broke off for `reason`.

@@ -319,7 +319,7 @@ async fn stream_body<H: Handler>(mut sender: Sender<H::Body>, context: &ServerCo
     match result {
         Some(Ok(())) => sender.body_mut().written(),
         Some(Err(send::Broken::Body(error))) => sender.reset(send::reset_for(error.reason)),
-        Some(Err(send::Broken::Stream(_))) => {}
+        Some(Err(send::Broken::Stream)) => {}
         None => {
             handler.limited("stream_idle");
             sender.reset(Reason::CANCEL);

@@ -1,0 +1,6 @@
+//! Decisions: plain types without sockets and without `await`, which take the
+//! time and a random generator from their caller.
+
+pub mod balance;
+pub mod retry;
+pub mod routes;

@@ -1,0 +1,174 @@
+//! Which route takes a request.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use http::request;
+
+use crate::config::model::{Pattern, Segment};
+
+/// The routes of one upstream, or of the service, from the most specific on.
+#[derive(Debug, Default)]
+pub struct Matcher {
+    routes: Vec<(Pattern, usize)>,
+}
+
+impl Matcher {
+    /// A matcher over patterns, each with the number that [`Self::find`] gives back.
+    pub fn new(patterns: impl Iterator<Item = (Pattern, usize)>) -> Self {
+        let mut routes: Vec<_> = patterns.collect();
+        // A stable sort of a partial order: the better of any two that can take
+        // the same request comes first.
+        routes.sort_by(|a, b| b.0.specificity(&a.0));
+        debug_assert!(routes.windows(2).all(|pair| pair[0].0.specificity(&pair[1].0) != Ordering::Less));
+        Self { routes }
+    }
+
+    /// The most specific route that takes the request. `host` is the name that
+    /// it is for, in lower case and without a port.
+    pub fn find(&self, head: &request::Parts, host: &str) -> Option<usize> {
+        let path = head.uri.path();
+        self.routes.iter().find(|(pattern, _)| takes(pattern, head, path, host)).map(|(_, index)| *index)
+    }
+}
+
+fn takes(pattern: &Pattern, head: &request::Parts, path: &str, host: &str) -> bool {
+    (pattern.methods.is_empty() || pattern.methods.contains(&head.method))
+        && takes_path(&pattern.segments, path)
+        && pattern.host.as_deref().is_none_or(|wanted| takes_host(wanted, host))
+        && pattern
+            .headers
+            .iter()
+            .all(|(name, wanted)| wanted.takes(head.headers.get(name).map(http::HeaderValue::as_bytes)))
+        && (pattern.query.is_empty() || takes_query(pattern, head.uri.query().unwrap_or_default()))
+}
+
+fn takes_path(segments: &[Segment], path: &str) -> bool {
+    let mut rest = path.strip_prefix('/').or((path == "*").then_some(path)).map_or(Some(""), Some);
+    for segment in segments {
+        if *segment == Segment::Rest {
+            return true;
+        }
+        let Some(left) = rest else { return false };
+        let (part, after) = match left.split_once('/') {
+            Some((part, after)) => (part, Some(after)),
+            None => (left, None),
+        };
+        let fits = match segment {
+            Segment::Literal(wanted) if part.contains('%') => decoded(part).as_ref() == wanted.as_bytes(),
+            Segment::Literal(wanted) => part == &**wanted,
+            Segment::Parameter(_) => !part.is_empty(),
+            Segment::Rest => true,
+        };
+        if !fits {
+            return false;
+        }
+        rest = after;
+    }
+    rest.is_none()
+}
+
+fn takes_host(wanted: &str, host: &str) -> bool {
+    match wanted.strip_prefix('*') {
+        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
+        None => host == wanted,
+    }
+}
+
+fn takes_query(pattern: &Pattern, query: &str) -> bool {
+    pattern.query.iter().all(|(name, wanted)| {
+        let found = query.split('&').find_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decoded(key).as_ref() == name.as_bytes()).then(|| decoded(value))
+        });
+        wanted.takes(found.as_deref())
+    })
+}
+
+/// Percent-escapes resolved (RFC 3986, section 2.1), so that a route can't be
+/// avoided by writing `%75sers`. An escape that is none stays as it is.
+fn decoded(text: &str) -> Cow<'_, [u8]> {
+    let bytes = text.as_bytes();
+    if !bytes.contains(&b'%') {
+        return Cow::Borrowed(bytes);
+    }
+    let digit = |at: usize| {
+        bytes.get(at).and_then(|b| char::from(*b).to_digit(16)).and_then(|d| u8::try_from(d).ok())
+    };
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        match (bytes[at], digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                plain.push(high << 4 | low);
+                at += 3;
+            }
+            (byte, ..) => {
+                plain.push(byte);
+                at += 1;
+            }
+        }
+    }
+    Cow::Owned(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn matcher(routes: &[&str]) -> Matcher {
+        Matcher::new(routes.iter().enumerate().map(|(index, text)| (Pattern::parse(text).unwrap(), index)))
+    }
+
+    fn find(matcher: &Matcher, method: &str, target: &str) -> Option<usize> {
+        let request = Request::builder().method(method).uri(target).body(()).unwrap();
+        matcher.find(&request.into_parts().0, "users")
+    }
+
+    #[test]
+    fn the_most_specific_route_wins_in_whatever_order_they_are_written() {
+        let routes = [
+            "/**",
+            "GET /v1/users/{id}",
+            "/v1/users/{id}",
+            "GET /v1/users/me",
+            "GET /v1/{kind}/{rest...}",
+            "/",
+        ];
+        let all = matcher(&routes);
+        for (method, target, wanted) in [
+            ("GET", "/v1/users/me", Some(3)),
+            ("GET", "/v1/users/7?x=/v1", Some(1)),
+            ("PUT", "/v1/users/7", Some(2)),
+            ("GET", "/v1/users/7/orders", Some(4)),
+            ("GET", "/v1/users/", Some(4)),
+            ("PUT", "/v1/users/7/orders", Some(0)),
+            ("GET", "/", Some(5)),
+            ("GET", "http://users", Some(5)),
+            ("OPTIONS", "*", Some(0)),
+            ("GET", "/v1/%75sers/me", Some(3)),
+            ("GET", "/v1/users%2Fme", Some(4)),
+        ] {
+            assert_eq!(find(&all, method, target), wanted, "{method} {target}");
+        }
+        let mut reversed = routes;
+        reversed.reverse();
+        assert_eq!(find(&matcher(&reversed), "GET", "/v1/users/me"), Some(2));
+    }
+
+    #[test]
+    fn no_route_is_no_route() {
+        let one = matcher(&["GET /v1/users/{id}"]);
+        for target in ["/v1/users", "/v1/users/", "/v1/users/1/2", "/v1", "/", "//v1/users/1"] {
+            assert_eq!(find(&one, "GET", target), None, "{target}");
+        }
+        assert_eq!(find(&one, "POST", "/v1/users/1"), None);
+    }
+
+    #[test]
+    fn escapes_that_are_none_stay() {
+        assert_eq!(decoded("a%2").as_ref(), b"a%2");
+        assert_eq!(decoded("%zz%41").as_ref(), b"%zzA");
+    }
+}

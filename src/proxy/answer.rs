@@ -1,0 +1,138 @@
+//! The answer on its way back: streamed as it comes, watched for silence and
+//! for the route's whole timeout, recorded when it ends.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::relay;
+use super::stack::{self, Call};
+use crate::base::timers::Timer;
+use crate::base::{ProxyError, Reason};
+use crate::codec::{AnswerBody, Body, Takeover};
+use crate::config::model::Timeout;
+use crate::telemetry::record::Record;
+
+/// The body of every answer that a caller gets.
+pub struct Answer {
+    body: Body,
+    record: Record,
+    call: Option<Rc<Call>>,
+    /// Armed while the upstream is silent.
+    idle: Option<Timer>,
+    /// The end of the whole call.
+    deadline: Option<Timer>,
+    takeover: Option<Takeover>,
+}
+
+/// Passes on the answer of an upstream.
+pub fn pass_on(response: Response<Body>, call: Rc<Call>, mut record: Record) -> Response<Answer> {
+    record.answered(response.status());
+    let (head, body) = response.into_parts();
+    let mut answer = Answer { body, record, call: None, idle: None, deadline: None, takeover: None };
+    if let Body::Tunnel(_) = &answer.body
+        && let Body::Tunnel(upstream) = std::mem::take(&mut answer.body)
+    {
+        let (timers, idle) = (call.timers().clone(), call.route.policy.idle_timeout);
+        let held = call.clone();
+        answer.takeover = Some(Box::new(move |caller| {
+            Box::pin(async move {
+                relay::run(caller, upstream, &timers, idle).await;
+                held.ended();
+            })
+        }));
+    } else if !answer.body.is_end_stream()
+        && let Timeout::Whole(limit) = call.route.policy.timeout
+        && !stack::is_stream(head.status, &head.headers)
+    {
+        answer.deadline = Some(call.timers().at(call.received + limit));
+    }
+    answer.call = Some(call);
+    Response::from_parts(head, answer)
+}
+
+/// Opens a tunnel.
+pub fn tunnel(takeover: Takeover, mut record: Record) -> Response<Answer> {
+    record.answered(http::StatusCode::OK);
+    let mut answer = Answer::own(Body::Empty, record);
+    answer.takeover = Some(takeover);
+    Response::new(answer)
+}
+
+impl Answer {
+    /// An answer of Pillion's own.
+    pub fn own(body: Body, record: Record) -> Self {
+        Self { body, record, call: None, idle: None, deadline: None, takeover: None }
+    }
+
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
+        let Some(call) = &self.call else { return Poll::Pending };
+        if let Some(deadline) = &mut self.deadline
+            && deadline.poll_fired(cx).is_ready()
+        {
+            return Poll::Ready(ProxyError::new(Reason::Timeout, "the answer was not complete in time"));
+        }
+        let limit = call.route.policy.idle_timeout;
+        let idle = self.idle.get_or_insert_with(|| call.timers().at(Instant::now() + limit));
+        idle.poll_fired(cx)
+            .map(|()| ProxyError::new(Reason::StreamIdle, format!("nothing moved for the route's {limit:?}")))
+    }
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = ProxyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => match self.poll_limits(cx) {
+                Poll::Ready(error) => Some(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        self.idle = None;
+        if let Some(Err(error)) = &frame {
+            self.record.failed(error.reason);
+            self.body = Body::Empty;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl AnswerBody for Answer {
+    fn takeover(&mut self) -> Option<Takeover> {
+        self.takeover.take()
+    }
+
+    fn written(&mut self) {
+        self.record.finish();
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.takeover.is_none()
+            && let Some(call) = &self.call
+            && call.upgrade == crate::codec::Upgrade::No
+        {
+            call.ended();
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Listeners: bound first, then served, one socket for each worker, among which
+//! the kernel spreads the connections (`SO_REUSEPORT`).
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::connection::{self, Gate};
+use super::worker::Worker;
+use crate::base::drain::{Stage, Watch};
+
+/// Connections that the kernel holds for each listener until they are accepted.
+const BACKLOG: i32 = 4096;
+/// The pause after a failed accept, such as one for want of descriptors.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Binds `count` listeners to one address. An address that somebody else
+/// listens on is an error, which `SO_REUSEPORT` alone would hide.
+pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let address = if address.port() == 0 {
+        address
+    } else {
+        // Asks without sharing; the socket is closed again at once.
+        socket(address, false)?;
+        address
+    };
+    let first = socket(address, true)?;
+    let bound = first.local_addr()?;
+    let mut all = vec![first];
+    for _ in 1..count {
+        all.push(socket(bound, true)?);
+    }
+    Ok(all)
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts and serves until the drain closes the listener. What the kernel has
+/// taken by then is still served.
+pub async fn accept(listener: TcpListener, gate: Gate, worker: Rc<Worker>, mut drain: Watch) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    let share = worker.context().limits.connections / worker.router().model.workers.max(1);
+    loop {
+        tokio::select! {
+            biased;
+            () = drain.reached(Stage::Draining) => break,
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, peer)) => admit(tcp, peer, &gate, &worker, share),
+                Err(error) => {
+                    worker.limited("descriptors");
+                    tracing::debug!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+    let left = std::future::poll_fn(|cx| {
+        while let std::task::Poll::Ready(Ok((tcp, peer))) = listener.poll_accept(cx) {
+            admit(tcp, peer, &gate, &worker, share);
+        }
+        std::task::Poll::Ready(())
+    });
+    left.await;
+}
+
+fn admit(tcp: tokio::net::TcpStream, peer: SocketAddr, gate: &Gate, worker: &Rc<Worker>, share: usize) {
+    if worker.connections() >= share.max(1) {
+        worker.limited("connections");
+        return;
+    }
+    tokio::task::spawn_local(connection::serve(tcp, peer, gate.clone(), worker.clone()));
+}

@@ -1,0 +1,229 @@
+//! The answers that Pillion makes: one map from an error to what the caller
+//! reads, for HTTP (RFC 9457) and for gRPC (`google.rpc.Status`).
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use base64::Engine as _;
+use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode, request};
+use prost::Message;
+use serde::Serialize;
+
+use super::Answer;
+use super::connection::Door;
+use crate::base::error::{Facts, GrpcCode};
+use crate::base::{ProxyError, Reason};
+use crate::codec::Body;
+use crate::telemetry::record::Record;
+
+/// In which form the caller reads an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A status and `application/problem+json`.
+    Http,
+    /// Trailers only: a gRPC status with details.
+    Grpc,
+}
+
+/// RFC 9457, with members of our own.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    reason: &'a str,
+    remedy: &'a str,
+    service: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<String>,
+}
+
+/// `google.rpc.Status`
+/// (<https://github.com/googleapis/googleapis/blob/master/google/rpc/status.proto>).
+#[derive(Clone, PartialEq, Message)]
+struct Status {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, Message)]
+struct Any {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// `google.rpc.ErrorInfo`.
+#[derive(Clone, PartialEq, Message)]
+struct ErrorInfo {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(string, tag = "2")]
+    domain: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    metadata: std::collections::BTreeMap<String, String>,
+}
+
+/// `google.rpc.RetryInfo`.
+#[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<ProtoDuration>,
+}
+
+/// `google.protobuf.Duration`.
+#[derive(Clone, PartialEq, Message)]
+struct ProtoDuration {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+impl Form {
+    /// The form for a request with this head.
+    pub fn of(head: &request::Parts) -> Self {
+        match head.headers.get(CONTENT_TYPE) {
+            Some(kind) if kind.as_bytes().starts_with(b"application/grpc") => Self::Grpc,
+            _ => Self::Http,
+        }
+    }
+}
+
+/// Answers with an error.
+pub fn answer(door: &Door, error: ProxyError, form: Form, mut record: Record) -> Response<Answer> {
+    record.failed(error.reason);
+    let facts = error.reason.facts();
+    if facts.side != crate::base::Side::Client {
+        tracing::debug!(reason = facts.word, detail = %error.detail, "answered with an error");
+    }
+    let service = door.router().model.service.name.clone();
+    let (mut response, body) = match form {
+        Form::Http => http(&error, &facts, service.as_str()),
+        Form::Grpc => grpc(&error, &facts, service.as_str()),
+    };
+    let headers = response.headers_mut();
+    headers.insert("pillion-error", HeaderValue::from_static(facts.word));
+    headers.insert(DATE, door.worker.date());
+    let after =
+        error.retry_after.or((error.reason == Reason::ShuttingDown).then_some(Duration::from_secs(1)));
+    if let Some(after) = after {
+        headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
+    }
+    record.answered(response.status());
+    response.map(|()| Answer::own(body, record))
+}
+
+fn http(error: &ProxyError, facts: &Facts, service: &str) -> (Response<()>, Body) {
+    let problem = Problem {
+        r#type: format!("urn:pillion:error:{}", facts.word),
+        title: facts.title,
+        status: facts.status,
+        detail: &error.detail,
+        reason: facts.word,
+        remedy: facts.remedy,
+        service,
+        rule: error.rule.as_ref().map(ToString::to_string),
+    };
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(facts.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    let text = serde_json::to_vec(&problem).unwrap_or_default();
+    (response, Body::full(text))
+}
+
+fn grpc(error: &ProxyError, facts: &Facts, service: &str) -> (Response<()>, Body) {
+    let message = format!("{}: {} ({})", facts.word, facts.title, error.detail);
+    let mut metadata = std::collections::BTreeMap::from([
+        ("service".to_owned(), service.to_owned()),
+        ("remedy".to_owned(), facts.remedy.to_owned()),
+        ("detail".to_owned(), error.detail.to_string()),
+    ]);
+    if let Some(rule) = &error.rule {
+        metadata.insert("rule".to_owned(), rule.to_string());
+    }
+    let info =
+        ErrorInfo { reason: facts.word.to_ascii_uppercase(), domain: "pillion.mesh".to_owned(), metadata };
+    let mut details = vec![any("ErrorInfo", &info)];
+    let after = error.retry_after.or((facts.grpc == GrpcCode::Unavailable).then_some(Duration::from_secs(1)));
+    if let Some(after) = after {
+        let seconds = i64::try_from(after.as_secs()).unwrap_or(i64::MAX);
+        let nanos = i32::try_from(after.subsec_nanos()).unwrap_or_default();
+        let delay = ProtoDuration { seconds, nanos };
+        details.push(any("RetryInfo", &RetryInfo { retry_delay: Some(delay) }));
+    }
+    let status = Status { code: i32::from(facts.grpc as u8), message: message.clone(), details };
+    let mut response = Response::new(());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", u16::from(facts.grpc as u8).into());
+    if let Ok(message) = HeaderValue::from_str(&percent(&message)) {
+        headers.insert("grpc-message", message);
+    }
+    let details = base64::engine::general_purpose::STANDARD_NO_PAD.encode(status.encode_to_vec());
+    if let Ok(details) = HeaderValue::from_str(&details) {
+        headers.insert("grpc-status-details-bin", details);
+    }
+    (response, Body::Empty)
+}
+
+fn any(name: &str, message: &impl Message) -> Any {
+    Any { type_url: format!("type.googleapis.com/google.rpc.{name}"), value: message.encode_to_vec() }
+}
+
+/// gRPC's percent-encoding of `grpc-message`: everything but printable ASCII
+/// and `%` stays.
+fn percent(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => out.push(char::from(byte)),
+            // Writing to a String can't fail.
+            _ => drop(write!(out, "%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_status_carries_its_details() {
+        let error = ProxyError::unsent(Reason::ConnectRefused, "10.0.0.7:80 — refused 100%");
+        let (response, _) = grpc(&error, &error.reason.facts(), "orders");
+        let headers = response.headers();
+        assert_eq!((response.status(), &headers["grpc-status"]), (StatusCode::OK, &HeaderValue::from(14)));
+        assert!(headers["grpc-message"].to_str().unwrap().contains("%E2%80%94 refused 100%25"));
+        let engine = base64::engine::general_purpose::STANDARD_NO_PAD;
+        let bytes = engine.decode(headers["grpc-status-details-bin"].as_bytes()).unwrap();
+        let status = Status::decode(&bytes[..]).unwrap();
+        assert_eq!(status.code, 14);
+        let info = ErrorInfo::decode(&status.details[0].value[..]).unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("CONNECT_REFUSED", "pillion.mesh"));
+        let retry = RetryInfo::decode(&status.details[1].value[..]).unwrap();
+        assert_eq!(retry.retry_delay.unwrap().seconds, 1);
+    }
+
+    #[test]
+    fn a_problem_says_what_why_and_what_to_do() {
+        let error = ProxyError::unsent(Reason::UnknownUpstream, "no source knows `user`")
+            .by(crate::base::Origin { file: "policies/a.yaml".into(), line: 3, column: 5 });
+        let (response, body) = http(&error, &error.reason.facts(), "orders");
+        assert_eq!(response.status(), 502);
+        let Body::Full(text) = body else { panic!("a body") };
+        let problem: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(problem["type"], "urn:pillion:error:unknown_upstream");
+        assert_eq!(problem["rule"], "policies/a.yaml:3:5");
+        assert_eq!(problem["detail"], "no source knows `user`");
+    }
+}

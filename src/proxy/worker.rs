@@ -1,0 +1,246 @@
+//! What all connections of one worker share. Nothing here is shared between
+//! workers but what the metrics count.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::HeaderValue;
+use metrics::Gauge;
+
+use super::router::Router;
+use super::stack::Layer;
+use crate::base::directory::Directory;
+use crate::base::timers::Timers;
+use crate::base::{ProxyError, UpstreamName};
+use crate::codec::ServerContext;
+use crate::config::Model;
+use crate::telemetry::record::{Direction, RouteMetrics};
+use crate::telemetry::{Metrics, names};
+use crate::upstream::{EndpointStats, Table};
+
+/// How often idle connections are swept and gauges are brought up to date.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// What tells this sidecar from all others, for `Via`.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    inbound: HeaderValue,
+    outbound: HeaderValue,
+}
+
+/// See the module's text.
+pub struct Worker {
+    /// The coarse timers.
+    pub timers: Timers,
+    /// The upstreams.
+    pub table: Table,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Seeded once; good enough for jitter and choices, not for secrets.
+    pub random: RefCell<fastrand::Rng>,
+    /// What a user of the library puts around every route.
+    pub layer: Option<Layer>,
+    draining: Rc<Cell<bool>>,
+    instance: Instance,
+    router: RefCell<Option<Rc<Router>>>,
+    context: RefCell<Option<Rc<ServerContext>>>,
+    unrouted: [Rc<RouteMetrics>; 2],
+    open: [Open; 2],
+    date: RefCell<(u64, HeaderValue)>,
+}
+
+/// Connections of one direction.
+struct Open {
+    now: Cell<i64>,
+    told: Cell<i64>,
+    gauge: Gauge,
+}
+
+/// Counts a connection for as long as it is held.
+pub struct OpenConnection {
+    worker: Rc<Worker>,
+    direction: Direction,
+}
+
+impl Instance {
+    /// An instance of the service `name`, with a random mark of its own.
+    pub fn new(name: &str) -> Self {
+        let mark = fastrand::u32(..);
+        let plain: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+        let via = |direction| {
+            let text = format!("1.1 {plain}-{direction}-{mark:08x}");
+            HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("1.1 pillion"))
+        };
+        Self { inbound: via("in"), outbound: via("out") }
+    }
+
+    /// The element of `Via` for a direction.
+    pub fn via(&self, direction: Direction) -> &HeaderValue {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
+}
+
+impl Worker {
+    /// A worker that serves `model`.
+    pub fn new(
+        model: Arc<Model>,
+        directory: Directory,
+        metrics: &Metrics,
+        instance: Instance,
+        layer: Option<Layer>,
+    ) -> Result<Rc<Self>, ProxyError> {
+        let open = |direction: Direction| Open {
+            now: Cell::new(0),
+            told: Cell::new(0),
+            gauge: metrics.gauge(&names::CONNECTIONS_OPEN, &[direction.as_str()]),
+        };
+        let unrouted = |direction| Rc::new(RouteMetrics::new(metrics, direction, "", ""));
+        let worker = Rc::new(Self {
+            timers: Timers::new(),
+            table: Table::new(directory),
+            metrics: metrics.clone(),
+            random: RefCell::new(fastrand::Rng::new()),
+            layer,
+            draining: Rc::default(),
+            instance,
+            router: RefCell::default(),
+            context: RefCell::default(),
+            unrouted: [unrouted(Direction::Inbound), unrouted(Direction::Outbound)],
+            open: [open(Direction::Inbound), open(Direction::Outbound)],
+            date: RefCell::new((0, HeaderValue::from_static(""))),
+        });
+        worker.apply(model)?;
+        Ok(worker)
+    }
+
+    /// Serves `model` from now on. Connections stay; each next request follows it.
+    pub fn apply(&self, model: Arc<Model>) -> Result<(), ProxyError> {
+        let old = self.router.borrow().clone();
+        let router = Router::new(model, self, old.as_deref(), Instant::now())?;
+        let context = ServerContext {
+            limits: router.model.limits.clone(),
+            timers: self.timers.clone(),
+            draining: self.draining.clone(),
+        };
+        *self.context.borrow_mut() = Some(Rc::new(context));
+        *self.router.borrow_mut() = Some(Rc::new(router));
+        Ok(())
+    }
+
+    /// The routes in force.
+    #[allow(clippy::expect_used, reason = "`new` applies a model before anybody has the worker")]
+    pub fn router(&self) -> Rc<Router> {
+        self.router.borrow().clone().expect("a worker has a model")
+    }
+
+    /// What connections accepted now are served by.
+    #[allow(clippy::expect_used, reason = "`new` applies a model before anybody has the worker")]
+    pub fn context(&self) -> Rc<ServerContext> {
+        self.context.borrow().clone().expect("a worker has a model")
+    }
+
+    /// Connections end after the request at hand.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.timers.wake_all();
+    }
+
+    /// Whether a drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// The element of `Via` for a direction.
+    pub fn via(&self, direction: Direction) -> &HeaderValue {
+        self.instance.via(direction)
+    }
+
+    /// Metrics of requests whose route is not known.
+    pub fn unrouted(&self, direction: Direction) -> Rc<RouteMetrics> {
+        self.unrouted[direction as usize].clone()
+    }
+
+    /// A limit was hit.
+    pub fn limited(&self, limit: &str) {
+        self.metrics.counter(&names::LIMITED, &[limit]).increment(1);
+    }
+
+    /// Counts a connection.
+    pub fn open(self: &Rc<Self>, direction: Direction) -> OpenConnection {
+        let open = &self.open[direction as usize];
+        open.now.set(open.now.get() + 1);
+        OpenConnection { worker: self.clone(), direction }
+    }
+
+    /// Connections that are open on this worker.
+    pub fn connections(&self) -> usize {
+        self.open.iter().map(|open| usize::try_from(open.now.get()).unwrap_or(0)).sum()
+    }
+
+    /// What the admin port shows of the endpoints, as this worker sees them.
+    pub fn stats(&self) -> Vec<EndpointStats> {
+        let now = Instant::now();
+        let mut all = self.table.stats(now);
+        if let Some(service) = self.router().service() {
+            all.extend(service.stats(now));
+        }
+        all
+    }
+
+    /// `Date`, renewed once a second.
+    #[allow(clippy::disallowed_methods, reason = "the edge: a wall clock for a wall-clock field")]
+    pub fn date(&self) -> HeaderValue {
+        let now = SystemTime::now();
+        let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut date = self.date.borrow_mut();
+        if date.0 != second {
+            let text = httpdate::fmt_http_date(now);
+            *date = (second, HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("")));
+        }
+        date.1.clone()
+    }
+
+    /// Sweeps and counts, for as long as it is polled.
+    pub async fn keep_house(self: Rc<Self>) {
+        let mut every = tokio::time::interval(HOUSEKEEPING);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut rounds = 0u32;
+        loop {
+            every.tick().await;
+            self.tell();
+            rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(5) {
+                let (router, now) = (self.router(), Instant::now());
+                router.sweep(now);
+                self.table.sweep(now, |name: &UpstreamName| router.names(name));
+            }
+        }
+    }
+
+    fn tell(&self) {
+        for open in &self.open {
+            let change = open.now.get() - open.told.replace(open.now.get());
+            if change != 0 {
+                open.gauge.increment(change as f64);
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.tell();
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let open = &self.worker.open[self.direction as usize];
+        open.now.set(open.now.get() - 1);
+    }
+}

@@ -1,0 +1,167 @@
+//! One attempt of a call: pick an endpoint, lease a connection, send, await the
+//! head of the answer. What was surely not sent goes to another endpoint at
+//! once, whatever the policy says of retries.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::{Response, Version, request};
+
+use super::endpoint::{Active, Endpoint};
+use super::{Key, Upstream, connect};
+use crate::base::{Protocol, ProxyError, Reason, Sent};
+use crate::codec::http1::client::Connection as Http1;
+use crate::codec::http2::client::Connection as Http2;
+use crate::codec::{Body, Failed, SendContext, Stream, Upgrade};
+use crate::config::model::Balance;
+use crate::policy::retry;
+
+/// Endpoints that one attempt tries while nothing was sent.
+const MAX_TRIES: usize = 4;
+
+/// What a call needs to be sent.
+pub struct Call<'a> {
+    /// The head; it is only read.
+    pub head: &'a request::Parts,
+    /// How an endpoint is picked.
+    pub balance: &'a Balance,
+    /// For a consistent hash.
+    pub key: Key<'a>,
+    /// What the policy says the upstream speaks.
+    pub protocol: Protocol,
+    /// For making one connection.
+    pub connect_timeout: Duration,
+    /// For the codec.
+    pub send: SendContext<'a>,
+}
+
+/// Sends one request. `tried` holds endpoints that failed before and learns of
+/// more. An error leaves the body, where it can be sent again.
+pub async fn send(
+    upstream: &Upstream,
+    call: &Call<'_>,
+    mut body: Body,
+    tried: &mut Vec<Rc<Endpoint>>,
+    random: &RefCell<fastrand::Rng>,
+) -> Result<(Response<Body>, Active), Failed> {
+    let mut fresh = false;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let now = Instant::now();
+        let picker = match upstream.picker(now, call.send.timers).await {
+            Ok(picker) => picker,
+            Err(error) => return Err(Failed { error, body: Some(body) }),
+        };
+        // With every endpoint tried, the best of them gets another chance.
+        let picked = {
+            let random = &mut *random.borrow_mut();
+            let picked = picker.pick(call.balance, call.key, tried, now, random);
+            picked.or_else(|| picker.pick(call.balance, call.key, &[], now, random))
+        };
+        let Some(endpoint) = picked else {
+            let error = ProxyError::unsent(Reason::NoEndpoint, "no endpoint is left");
+            return Err(Failed { error, body: Some(body) });
+        };
+        let replay = match &body {
+            Body::Empty => Some(Body::Empty),
+            Body::Full(bytes) => Some(Body::Full(bytes.clone())),
+            _ => None,
+        };
+        let active = endpoint.begin();
+        let failed = match send_to(&endpoint, call, body, fresh).await {
+            Ok(response) => {
+                let answered = Instant::now();
+                endpoint.answered(answered, answered.saturating_duration_since(now));
+                return Ok((response, active));
+            }
+            Err(failed) => failed,
+        };
+        let unreachable = is_unreachable(failed.error.reason);
+        endpoint.failed(Instant::now(), unreachable);
+        let again = failed.body.or(replay);
+        let may = retry::is_free(&failed.error, &call.head.method) && tries < MAX_TRIES;
+        let others = picker.endpoints().len() > tried.len() + 1;
+        match again {
+            // A connection that had died in the pool says nothing of its endpoint.
+            Some(kept) if may && (others || !unreachable) => body = kept,
+            again => return Err(Failed { error: failed.error, body: again }),
+        }
+        if unreachable || fresh {
+            tried.push(endpoint);
+        }
+        fresh = !unreachable;
+    }
+}
+
+fn is_unreachable(reason: Reason) -> bool {
+    matches!(reason, Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed)
+}
+
+async fn send_to(
+    endpoint: &Rc<Endpoint>,
+    call: &Call<'_>,
+    body: Body,
+    fresh: bool,
+) -> Result<Response<Body>, Failed> {
+    if speaks_http2(endpoint, call) {
+        let connection = match http2(endpoint, call, fresh).await {
+            Ok(connection) => connection,
+            Err(error) => return Err(Failed { error, body: Some(body) }),
+        };
+        connection.send(call.head, body, &call.send).await
+    } else {
+        let connection = match http1(endpoint, call, fresh).await {
+            Ok(connection) => connection,
+            Err(error) => return Err(Failed { error, body: Some(body) }),
+        };
+        connection.send(call.head, body, &call.send, endpoint.home()).await
+    }
+}
+
+fn speaks_http2(endpoint: &Endpoint, call: &Call<'_>) -> bool {
+    let protocol = match call.protocol {
+        Protocol::Auto => endpoint.protocol(),
+        told => told,
+    };
+    match protocol {
+        // An upgrade is asked for in HTTP/1.1's way.
+        _ if call.send.upgrade == Upgrade::Protocol => false,
+        Protocol::Http2 | Protocol::Grpc => true,
+        Protocol::Auto => call.head.version == Version::HTTP_2,
+        Protocol::Http1 | Protocol::Tcp => false,
+    }
+}
+
+async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool) -> Result<Http1, ProxyError> {
+    if !fresh && let Some(connection) = endpoint.take_idle(Instant::now()) {
+        return Ok(connection);
+    }
+    let stream = connect(endpoint.facts.address, call.connect_timeout, call.send.timers).await?;
+    Ok(Http1::new(Stream::from(stream)))
+}
+
+async fn http2(endpoint: &Endpoint, call: &Call<'_>, fresh: bool) -> Result<Http2, ProxyError> {
+    if !fresh && let Some(connection) = endpoint.http2() {
+        return Ok(connection);
+    }
+    // Others may have made one while this call waited for its turn.
+    let _turn = endpoint.may_connect().await;
+    if let Some(connection) = endpoint.http2() {
+        return Ok(connection);
+    }
+    let limit = call.connect_timeout;
+    let stream = connect(endpoint.facts.address, limit, call.send.timers).await?;
+    let mut timer = call.send.timers.at(Instant::now() + limit);
+    let connection = tokio::select! {
+        biased;
+        connection = Http2::handshake(Stream::from(stream), call.send.limits) => connection?,
+        () = timer.fired() => {
+            let detail = "the HTTP/2 preface was not taken in time";
+            return Err(ProxyError { sent: Sent::No, ..ProxyError::new(Reason::ConnectTimeout, detail) });
+        }
+    };
+    endpoint.add_http2(connection.clone());
+    Ok(connection)
+}

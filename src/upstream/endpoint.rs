@@ -1,0 +1,239 @@
+//! One endpoint as one worker sees it: how it answers, and the connections to it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::sync::Semaphore;
+
+use crate::base::{self, Protocol};
+use crate::codec::http1::client::{Connection as Http1, Recycle};
+use crate::codec::http2::client::Connection as Http2;
+use crate::policy::balance::PeakEwma;
+
+/// Idle HTTP/1 connections that one worker keeps to one endpoint.
+const MAX_IDLE: usize = 128;
+/// How long a connection may stand idle before it is closed.
+const IDLE: Duration = Duration::from_secs(30);
+/// A connection that has stood this long is asked whether it still lives
+/// before it is used.
+const ASK_AFTER: Duration = Duration::from_millis(500);
+/// How long an endpoint that could not be reached is passed over while there
+/// are others, the first time; it doubles up to [`LONGEST_AWAY`].
+const FIRST_AWAY: Duration = Duration::from_millis(250);
+const LONGEST_AWAY: Duration = Duration::from_secs(10);
+
+/// See the module's text.
+pub struct Endpoint {
+    /// What discovery says of it.
+    pub facts: base::Endpoint,
+    latency: Cell<PeakEwma>,
+    active: Cell<u32>,
+    requests: Cell<u64>,
+    failures: Cell<u64>,
+    away: Cell<Option<Away>>,
+    idle: RefCell<Vec<Idle>>,
+    http2: RefCell<Vec<Http2>>,
+    /// One new HTTP/2 connection at a time.
+    connecting: Semaphore,
+    me: Weak<Self>,
+}
+
+/// What the admin port shows of an endpoint, as one worker sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct EndpointStats {
+    /// The upstream's name.
+    pub upstream: String,
+    /// The endpoint's address.
+    pub address: String,
+    /// Requests at hand.
+    pub active: u32,
+    /// Requests sent.
+    pub requests: u64,
+    /// Requests that failed before the head of an answer.
+    pub failures: u64,
+    /// Peak EWMA of the latency in milliseconds.
+    pub latency_ms: f64,
+    /// Whether it is passed over because it could not be reached.
+    pub away: bool,
+    /// Idle HTTP/1 connections.
+    pub idle_connections: usize,
+    /// HTTP/2 connections.
+    pub http2_connections: usize,
+}
+
+struct Idle {
+    connection: Http1,
+    since: Instant,
+}
+
+#[derive(Clone, Copy)]
+struct Away {
+    until: Instant,
+    lasted: Duration,
+}
+
+/// Counts a request at hand.
+pub struct Active(Rc<Endpoint>);
+
+impl Endpoint {
+    /// An endpoint of which nothing is known yet.
+    pub fn new(facts: base::Endpoint) -> Rc<Self> {
+        Rc::new_cyclic(|me| Self {
+            facts,
+            latency: Cell::default(),
+            active: Cell::new(0),
+            requests: Cell::new(0),
+            failures: Cell::new(0),
+            away: Cell::new(None),
+            idle: RefCell::default(),
+            http2: RefCell::default(),
+            connecting: Semaphore::new(1),
+            me: me.clone(),
+        })
+    }
+
+    /// What one more request would cost.
+    pub fn load(&self) -> f64 {
+        self.latency.get().load(self.active.get(), self.facts.weight)
+    }
+
+    /// Requests at hand, over the weight.
+    pub fn pressure(&self) -> f64 {
+        f64::from(self.active.get()) / f64::from(self.facts.weight.max(1))
+    }
+
+    /// Whether it could not be reached a moment ago.
+    pub fn is_away(&self, now: Instant) -> bool {
+        self.away.get().is_some_and(|away| away.until > now)
+    }
+
+    /// A request begins.
+    pub fn begin(self: &Rc<Self>) -> Active {
+        self.active.set(self.active.get() + 1);
+        self.requests.set(self.requests.get() + 1);
+        Active(self.clone())
+    }
+
+    /// The head of an answer came.
+    pub fn answered(&self, now: Instant, latency: Duration) {
+        let mut ewma = self.latency.get();
+        ewma.observe(now, latency);
+        self.latency.set(ewma);
+        self.away.set(None);
+    }
+
+    /// No answer came. `unreachable` if there was not even a connection.
+    pub fn failed(&self, now: Instant, unreachable: bool) {
+        self.failures.set(self.failures.get() + 1);
+        if unreachable {
+            let lasted = self.away.get().map_or(FIRST_AWAY, |away| (away.lasted * 2).min(LONGEST_AWAY));
+            self.away.set(Some(Away { until: now + lasted, lasted }));
+        }
+    }
+
+    /// An idle HTTP/1 connection that still lives, the last used first.
+    pub fn take_idle(&self, now: Instant) -> Option<Http1> {
+        loop {
+            let idle = self.idle.borrow_mut().pop()?;
+            let stood = now.saturating_duration_since(idle.since);
+            if stood < IDLE && !idle.connection.is_stale(stood > ASK_AFTER) {
+                return Some(idle.connection);
+            }
+        }
+    }
+
+    /// Where a connection goes when it is free again.
+    pub fn home(self: &Rc<Self>) -> Rc<dyn Recycle> {
+        self.clone()
+    }
+
+    /// An HTTP/2 connection with room for a stream.
+    pub fn http2(&self) -> Option<Http2> {
+        let mut connections = self.http2.borrow_mut();
+        connections.retain(|connection| !connection.is_closed());
+        connections.iter().filter(|connection| connection.has_room()).min_by_key(|c| c.active()).cloned()
+    }
+
+    /// Keeps a new HTTP/2 connection.
+    pub fn add_http2(&self, connection: Http2) {
+        self.http2.borrow_mut().push(connection);
+    }
+
+    /// Held while an HTTP/2 connection is made.
+    pub async fn may_connect(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        self.connecting.acquire().await.ok()
+    }
+
+    /// What to speak, after what discovery says.
+    pub fn protocol(&self) -> Protocol {
+        self.facts.protocol
+    }
+
+    /// Closes what has stood idle too long or was closed by the peer.
+    pub fn sweep(&self, now: Instant) {
+        self.idle.borrow_mut().retain(|idle| {
+            now.saturating_duration_since(idle.since) < IDLE && !idle.connection.is_stale(false)
+        });
+        self.http2.borrow_mut().retain(|connection| {
+            let unused =
+                connection.active() == 0 && now.saturating_duration_since(connection.last_used()) > IDLE;
+            if unused {
+                connection.close();
+            }
+            !connection.is_closed()
+        });
+    }
+
+    /// What the admin port shows.
+    pub fn stats(&self, upstream: &str, now: Instant) -> EndpointStats {
+        EndpointStats {
+            upstream: upstream.to_owned(),
+            address: self.facts.address.to_string(),
+            active: self.active.get(),
+            requests: self.requests.get(),
+            failures: self.failures.get(),
+            latency_ms: self.latency.get().latency().as_secs_f64() * 1e3,
+            away: self.is_away(now),
+            idle_connections: self.idle.borrow().len(),
+            http2_connections: self.http2.borrow().len(),
+        }
+    }
+}
+
+impl Recycle for Endpoint {
+    fn recycle(&self, connection: Http1) {
+        // An endpoint that discovery has let go keeps no connection.
+        if self.me.strong_count() == 0 {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < MAX_IDLE {
+            idle.push(Idle { connection, since: Instant::now() });
+        }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        for connection in self.http2.get_mut() {
+            if connection.active() == 0 {
+                connection.close();
+            }
+        }
+    }
+}
+
+impl Active {
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Rc<Endpoint> {
+        &self.0
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+    }
+}

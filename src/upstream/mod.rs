@@ -1,0 +1,16 @@
+//! Reaching an endpoint: what one worker knows of its upstreams, which
+//! endpoint takes a request, and over which connection.
+//!
+//! All of it belongs to one worker and is never shared: no lock is taken.
+
+mod attempt;
+mod connect;
+mod endpoint;
+mod picker;
+mod table;
+
+pub use attempt::{Call, send};
+pub use connect::connect;
+pub use endpoint::{Active, Endpoint, EndpointStats};
+pub use picker::Key;
+pub use table::{Table, Upstream};

@@ -1,0 +1,161 @@
+//! The upstreams that a worker knows, and what discovery says of each.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::picker::Picker;
+use super::{Endpoint, EndpointStats};
+use crate::base::directory::Directory;
+use crate::base::timers::Timers;
+use crate::base::{self, EndpointSet, ProxyError, Reason, Resolution, UpstreamName};
+
+/// How long the first request of an upstream waits for discovery.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// How long an upstream is kept that nobody calls.
+const UNUSED: Duration = Duration::from_secs(300);
+
+/// The upstreams of one worker.
+pub struct Table {
+    directory: Directory,
+    upstreams: RefCell<HashMap<UpstreamName, Rc<Upstream>>>,
+}
+
+/// One upstream as one worker sees it.
+pub struct Upstream {
+    /// Its name.
+    pub name: UpstreamName,
+    resolution: RefCell<Option<watch::Receiver<Resolution>>>,
+    picker: RefCell<Rc<Picker>>,
+    last_used: Cell<Option<Instant>>,
+}
+
+impl Table {
+    /// An empty table over `directory`.
+    pub fn new(directory: Directory) -> Self {
+        Self { directory, upstreams: RefCell::default() }
+    }
+
+    /// The upstream of this name; discovery begins to look for it if need be.
+    pub fn get(&self, name: &UpstreamName) -> Result<Rc<Upstream>, ProxyError> {
+        if let Some(upstream) = self.upstreams.borrow().get(name) {
+            return Ok(upstream.clone());
+        }
+        let resolution = self
+            .directory
+            .watch(name)
+            .map_err(|_| ProxyError::unsent(Reason::Overload, "too many upstreams are in use at one time"))?;
+        let upstream = Rc::new(Upstream {
+            name: name.clone(),
+            resolution: RefCell::new(Some(resolution)),
+            picker: RefCell::new(Rc::new(Picker::new(Vec::new()))),
+            last_used: Cell::new(None),
+        });
+        self.upstreams.borrow_mut().insert(name.clone(), upstream.clone());
+        Ok(upstream)
+    }
+
+    /// Closes idle connections, and lets go of upstreams that nobody calls
+    /// unless `keep` says otherwise.
+    pub fn sweep(&self, now: Instant, keep: impl Fn(&UpstreamName) -> bool) {
+        self.upstreams.borrow_mut().retain(|name, upstream| {
+            upstream.picker.borrow().endpoints().iter().for_each(|endpoint| endpoint.sweep(now));
+            let used = upstream.last_used.get().get_or_insert(now).to_owned();
+            upstream.last_used.set(Some(used));
+            Rc::strong_count(upstream) > 1 || keep(name) || now.saturating_duration_since(used) < UNUSED
+        });
+    }
+
+    /// What the admin port shows of every endpoint.
+    pub fn stats(&self, now: Instant) -> Vec<EndpointStats> {
+        let upstreams = self.upstreams.borrow();
+        upstreams.values().flat_map(|upstream| upstream.stats(now)).collect()
+    }
+}
+
+impl Upstream {
+    /// An upstream whose endpoints never change: the fronted service itself.
+    pub fn fixed(name: UpstreamName, endpoints: Vec<base::Endpoint>) -> Rc<Self> {
+        let endpoints = endpoints.into_iter().map(Endpoint::new).collect();
+        Rc::new(Self {
+            name,
+            resolution: RefCell::new(None),
+            picker: RefCell::new(Rc::new(Picker::new(endpoints))),
+            last_used: Cell::new(None),
+        })
+    }
+
+    /// The endpoints now; waits for discovery's first answer.
+    pub async fn picker(&self, now: Instant, timers: &Timers) -> Result<Rc<Picker>, ProxyError> {
+        self.last_used.set(Some(now));
+        if let Some(answer) = self.current() {
+            return answer;
+        }
+        let Some(mut news) = self.resolution.borrow().clone() else {
+            return Ok(self.picker.borrow().clone());
+        };
+        let mut timer = timers.at(now + FIRST_ANSWER);
+        tokio::select! {
+            _ = news.wait_for(|resolution| *resolution != Resolution::Pending) => {}
+            () = timer.fired() => {}
+        }
+        self.current().unwrap_or_else(|| {
+            Err(ProxyError::unsent(Reason::DiscoveryFailed, "no source of discovery has answered yet"))
+        })
+    }
+
+    /// Closes idle connections of a fixed upstream.
+    pub fn sweep(&self, now: Instant) {
+        self.picker.borrow().endpoints().iter().for_each(|endpoint| endpoint.sweep(now));
+    }
+
+    /// What the admin port shows of its endpoints.
+    pub fn stats(&self, now: Instant) -> Vec<EndpointStats> {
+        let picker = self.picker.borrow();
+        picker.endpoints().iter().map(|endpoint| endpoint.stats(self.name.as_str(), now)).collect()
+    }
+
+    /// What is known now; `None` while discovery has not answered.
+    fn current(&self) -> Option<Result<Rc<Picker>, ProxyError>> {
+        let mut resolution = self.resolution.borrow_mut();
+        let Some(news) = resolution.as_mut() else { return Some(Ok(self.picker.borrow().clone())) };
+        let no = |reason, detail: String| Some(Err(ProxyError::unsent(reason, detail)));
+        if news.has_changed().unwrap_or(false)
+            && let Resolution::Found(set) = &*news.borrow_and_update()
+        {
+            self.update(set);
+        }
+        match &*news.borrow() {
+            Resolution::Found(set) => {
+                if self.picker.borrow().endpoints().is_empty() {
+                    self.update(set);
+                }
+                Some(Ok(self.picker.borrow().clone()))
+            }
+            Resolution::Pending => None,
+            Resolution::Unknown => {
+                no(Reason::UnknownUpstream, format!("no source of discovery knows `{}`", self.name))
+            }
+            Resolution::Empty { source } => {
+                no(Reason::NoEndpoint, format!("`{}` has no endpoint now, says {source}", self.name))
+            }
+            Resolution::Failed { why } => no(Reason::DiscoveryFailed, why.to_string()),
+        }
+    }
+
+    /// Takes over a new set; an endpoint that stays keeps what is known of it
+    /// and its connections.
+    fn update(&self, set: &EndpointSet) {
+        let old = self.picker.borrow().clone();
+        let known: HashMap<_, _> = old.endpoints().iter().map(|e| (e.facts.address, e)).collect();
+        let endpoints = set.endpoints.iter().map(|facts| match known.get(&facts.address) {
+            Some(endpoint) if endpoint.facts == *facts => Rc::clone(endpoint),
+            _ => Endpoint::new(facts.clone()),
+        });
+        let picker = Picker::new(endpoints.collect());
+        *self.picker.borrow_mut() = Rc::new(picker);
+    }
+}

@@ -1,0 +1,295 @@
+//! For each reason, a sidecar and a request that must fail by it.
+
+use std::any::Any;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pillion::base::{Origin, Reason, UpstreamName};
+use pillion::config::Model;
+use pillion::config::model::{Dns, Pattern, Retry, RetryOn, Route, RoutePolicy, Segment, Source, Timeout};
+
+use crate::support::sidecar::Setup;
+use crate::support::wire::Wire;
+use crate::support::{Deaf, Server, Sidecar, request, sidecar, until};
+
+/// What is needed to see one failure.
+pub struct Scene {
+    pub reason: Reason,
+    pub sidecar: Sidecar,
+    /// Where to send it.
+    pub address: SocketAddr,
+    pub direction: &'static str,
+    /// The request of an HTTP/1 caller.
+    pub raw: Vec<u8>,
+    /// Whether an HTTP/2 caller can make the same request.
+    pub any_version: bool,
+    /// What happens while the caller waits.
+    pub then: fn(&Scene),
+    /// The rule that the answer must name.
+    pub rule: Option<&'static str>,
+    /// Errors that were counted before the request.
+    pub noise: f64,
+    asked: Arc<AtomicUsize>,
+    /// What must live as long as the scene.
+    _held: Vec<Box<dyn Any>>,
+}
+
+type Builder = fn() -> Scene;
+
+const SHORT: Duration = Duration::from_millis(200);
+
+/// All that end in an answer of Pillion's.
+pub const BUILDERS: &[(Reason, Builder)] = &[
+    (Reason::MalformedRequest, || plain("GET / HTTP/1.1\r\n\r\n", Reason::MalformedRequest)),
+    (Reason::TargetTooLong, || {
+        let raw = format!("GET /{} HTTP/1.1\r\nHost: users\r\n\r\n", "a".repeat(9000));
+        plain(&raw, Reason::TargetTooLong)
+    }),
+    (Reason::HeaderTooLarge, || {
+        let raw = format!("GET / HTTP/1.1\r\nHost: users\r\nx: {}\r\n\r\n", "a".repeat(70_000));
+        plain(&raw, Reason::HeaderTooLarge)
+    }),
+    (Reason::RequestTimeout, || {
+        let setup = sidecar("front").with(|model| model.limits.header_timeout = SHORT);
+        scene(Reason::RequestTimeout, setup).raw("GET / HTTP/1.1\r\nHos").only_http1()
+    }),
+    (Reason::UnsupportedVersion, || {
+        plain("GET / HTTP/1.2\r\nHost: users\r\n\r\n", Reason::UnsupportedVersion)
+    }),
+    (Reason::NoRoute, no_route),
+    (Reason::LoopDetected, loop_detected),
+    (Reason::Overload, overload),
+    (Reason::ShuttingDown, shutting_down),
+    (Reason::UnknownUpstream, || scene(Reason::UnknownUpstream, sidecar("front").empty("others"))),
+    (Reason::NoEndpoint, || scene(Reason::NoEndpoint, sidecar("front").empty("users"))),
+    (Reason::DiscoveryFailed, discovery_failed),
+    (Reason::ConnectRefused, || {
+        let nobody = Deaf::new();
+        scene(Reason::ConnectRefused, sidecar("front").upstream("users", nobody.address())).hold(nobody)
+    }),
+    (Reason::ConnectTimeout, connect_timeout),
+    (Reason::ConnectFailed, || {
+        // The system refuses to connect to the broadcast address.
+        let address = SocketAddr::from(([255, 255, 255, 255], 9));
+        scene(Reason::ConnectFailed, sidecar("front").upstream("users", address))
+    }),
+    (Reason::ResetBeforeHeaders, || saying(Reason::ResetBeforeHeaders, b"")),
+    (Reason::MalformedResponse, || saying(Reason::MalformedResponse, b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n")),
+    (Reason::ResponseHeaderTooLarge, || {
+        let head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "a".repeat(70_000));
+        saying(Reason::ResponseHeaderTooLarge, head.leak().as_bytes())
+    }),
+    (Reason::Timeout, || {
+        let mut scene =
+            silent(Reason::Timeout, |model| routed(model, |policy| policy.timeout = Timeout::Whole(SHORT)));
+        scene.rule = Some("users.yaml:7:5");
+        scene
+    }),
+    (Reason::PerTryTimeout, || {
+        silent(Reason::PerTryTimeout, |model| {
+            routed(model, |policy| {
+                policy.retry =
+                    Some(Retry { per_try: Some(SHORT), on: vec![RetryOn::Timeout], ..Retry::default() });
+            });
+        })
+    }),
+    (Reason::StreamIdle, || silent(Reason::StreamIdle, |model| model.defaults.idle_timeout = SHORT)),
+];
+
+/// The scene of one reason.
+pub fn build(reason: Reason) -> Scene {
+    BUILDERS.iter().find(|(other, _)| *other == reason).expect("a scene").1()
+}
+
+impl Scene {
+    fn raw(self, raw: &str) -> Self {
+        Self { raw: raw.as_bytes().to_vec(), ..self }
+    }
+
+    fn only_http1(self) -> Self {
+        Self { any_version: false, ..self }
+    }
+
+    fn hold(mut self, value: impl Any) -> Self {
+        self._held.push(Box::new(value));
+        self
+    }
+
+    fn inbound(self) -> Self {
+        Self { address: self.sidecar.at.inbound, direction: "inbound", ..self }
+    }
+
+    /// The URL of the same request for an HTTP/2 caller.
+    pub fn url(&self) -> Option<String> {
+        self.any_version.then(|| "http://users/pay.v1.Pay/Charge".to_owned())
+    }
+
+    /// Waits until the backend has a request.
+    pub fn wait_for_request(&self) {
+        until("the backend has a request", || self.asked.load(Ordering::SeqCst) > 0);
+    }
+}
+
+fn scene(reason: Reason, setup: Setup) -> Scene {
+    let sidecar = setup.start();
+    Scene {
+        reason,
+        address: sidecar.at.outbound,
+        sidecar,
+        direction: "outbound",
+        raw: b"GET /pay.v1.Pay/Charge HTTP/1.1\r\nHost: users\r\n\r\n".to_vec(),
+        any_version: true,
+        then: |_| {},
+        rule: None,
+        noise: 0.0,
+        asked: Arc::default(),
+        _held: Vec::new(),
+    }
+}
+
+/// A request that fails without an upstream.
+fn plain(raw: &str, reason: Reason) -> Scene {
+    scene(reason, sidecar("front").empty("users")).raw(raw).only_http1()
+}
+
+/// A backend that takes the request, says `bytes` and closes.
+pub fn saying(reason: Reason, bytes: &'static [u8]) -> Scene {
+    backed(
+        reason,
+        |_| {},
+        move |mut stream| {
+            // The sidecar may have had enough before the end.
+            let _ = stream.write_all(bytes);
+        },
+    )
+}
+
+/// A backend that takes the request and says nothing.
+pub fn silent(reason: Reason, edit: impl FnOnce(&mut Model)) -> Scene {
+    backed(reason, edit, |stream| {
+        let mut wire = Wire::new(stream);
+        while wire.fill().is_ok_and(|more| more) {}
+    })
+}
+
+/// A backend of HTTP/1, whatever the caller speaks.
+fn backed(
+    reason: Reason,
+    edit: impl FnOnce(&mut Model),
+    play: impl Fn(TcpStream) + Send + Sync + 'static,
+) -> Scene {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let server = Server::start(move |number, stream| {
+        let mut wire = Wire::new(stream.try_clone().unwrap());
+        if let Some(request) = request::read(&mut wire, number) {
+            assert_eq!(request.bad, None, "{request:?}");
+            count.fetch_add(1, Ordering::SeqCst);
+            play(stream);
+        }
+    });
+    let setup = sidecar("front").upstream("users", server.address()).with(|model| {
+        model.upstreams.insert(UpstreamName::new("users"), http1_upstream());
+        edit(model);
+    });
+    Scene { asked, ..scene(reason, setup).hold(server) }
+}
+
+fn http1_upstream() -> pillion::config::model::Upstream {
+    pillion::config::model::Upstream {
+        protocol: pillion::base::Protocol::Http1,
+        listen: None,
+        policy: RoutePolicy::default(),
+        origin: None,
+    }
+}
+
+/// One route that takes every call to `users`.
+fn routed(model: &mut Model, edit: impl FnOnce(&mut RoutePolicy)) {
+    let mut policy = RoutePolicy::default();
+    edit(&mut policy);
+    model.outbound.push(Route {
+        to: Some(UpstreamName::new("users")),
+        pattern: pattern("/**", vec![Segment::Rest]),
+        policy,
+        origin: Origin { file: "users.yaml".into(), line: 7, column: 5 },
+    });
+}
+
+fn pattern(template: &str, segments: Vec<Segment>) -> Pattern {
+    Pattern {
+        methods: Vec::new(),
+        template: template.into(),
+        segments,
+        host: None,
+        headers: Vec::new(),
+        query: Vec::new(),
+        grpc: false,
+    }
+}
+
+fn no_route() -> Scene {
+    // A sidecar that fronts nothing has no route for a call from outside.
+    scene(Reason::NoRoute, sidecar("front")).inbound()
+}
+
+fn loop_detected() -> Scene {
+    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let own = port.local_addr().unwrap();
+    drop(port);
+    let setup = sidecar("front").upstream("users", own).with(|model| model.listen.outbound = own);
+    scene(Reason::LoopDetected, setup)
+}
+
+fn overload() -> Scene {
+    // Every upstream that is asked for is followed; there is a most of them.
+    let mut scene = scene(Reason::Overload, sidecar("front").empty("others"));
+    let limit = pillion::base::directory::MAX_UPSTREAMS;
+    let mut wire = crate::support::Client::connect(scene.address);
+    for number in 0..limit {
+        wire.send(format!("HEAD / HTTP/1.1\r\nHost: s{number}\r\n\r\n")).read("HEAD");
+    }
+    scene.noise = scene.sidecar.metrics().get("pillion_errors_total", &[]);
+    scene
+}
+
+fn shutting_down() -> Scene {
+    let mut scene = silent(Reason::ShuttingDown, |model| model.drain.deadline = SHORT);
+    scene.then = |scene| {
+        scene.wait_for_request();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let app = scene.sidecar.app();
+        let draining = || runtime.block_on(app.drain());
+        let all_done = std::thread::scope(|scope| scope.spawn(draining).join()).expect("drain");
+        assert!(!all_done, "a request was left");
+    };
+    scene
+}
+
+fn discovery_failed() -> Scene {
+    // A name server that never answers.
+    let silent = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+    let server = silent.local_addr().unwrap();
+    let dns = Dns { servers: vec![server], timeout: SHORT, ..Dns::default() };
+    let setup = sidecar("front").with(|model| model.discovery.push(Source::Dns(dns)));
+    scene(Reason::DiscoveryFailed, setup).hold(silent)
+}
+
+fn connect_timeout() -> Scene {
+    // Where the queue of a listener is full, a further SYN is left unanswered.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, SHORT) {
+        waiting.push(stream);
+        assert!(waiting.len() < 100, "the queue is never full");
+    }
+    let setup =
+        sidecar("front").upstream("users", address).with(|model| model.defaults.connect_timeout = SHORT);
+    scene(Reason::ConnectTimeout, setup).hold((socket, waiting))
+}

@@ -1,0 +1,15 @@
+//! Forwarding by the rules of RFC 9110, 9112 and 9113.
+
+mod bodies;
+mod http1;
+mod http2;
+mod tunnels;
+
+use std::net::SocketAddr;
+
+use crate::support::{Sidecar, sidecar};
+
+/// A sidecar whose upstream `users` and whose own service are at `at`.
+fn before(at: SocketAddr) -> Sidecar {
+    sidecar("front").upstream("users", at).service(at).start()
+}

@@ -1,0 +1,17 @@
+//! Tests of the whole sidecar, in process, between real servers and clients.
+//!
+//! Every server of a test has a free port and is joined at the end; a panic in
+//! any thread, the sidecar's included, fails the test.
+#![allow(missing_docs)]
+// A test fails by a panic.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+mod endurance;
+mod errors;
+mod forwarding;
+mod harness;
+mod hostile_http1;
+mod hostile_http2;
+mod limits;
+mod misbehaving;
+mod support;
