@@ -16,7 +16,7 @@ fn docs_metrics_lists_every_metric_and_no_other() {
         let labels: Vec<String> = name.labels.iter().map(|label| format!("`{label}`")).collect();
         format!("| `{}` | {kind} | {} | {} |", name.name, labels.join(", "), name.help)
     });
-    compare("docs/metrics.md", rows.collect());
+    compare("docs/metrics.md", &rows.collect::<Vec<_>>());
 }
 
 #[test]
@@ -34,17 +34,17 @@ fn docs_errors_lists_every_reason_and_no_other() {
             facts.word, facts.status, facts.grpc as u8, facts.title, facts.remedy
         )
     });
-    compare("docs/errors.md", rows.collect());
+    compare("docs/errors.md", &rows.collect::<Vec<_>>());
 }
 
 /// Holds the rows of a page's tables, those whose first cell is code, against `wanted`.
 #[track_caller]
-fn compare(page: &str, wanted: Vec<String>) {
+fn compare(page: &str, wanted: &[String]) {
     assert!(!wanted.is_empty());
     let text = std::fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
     let mut there: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
     let mut wrong = Vec::new();
-    for row in &wanted {
+    for row in wanted {
         match there.iter().position(|line| line == row) {
             Some(at) => drop(there.remove(at)),
             None => wrong.push(format!("missing: {row}")),
