@@ -30,7 +30,7 @@ lint: ## Format and lints
 
 docs: ## The links and the examples of the docs, and the docs of the code
 	@cargo test --locked --test guards
-	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --no-deps --document-private-items
 
 fmt: ## Formats the code
 	@cargo fmt
