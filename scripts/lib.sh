@@ -16,12 +16,6 @@ die() {
 # need COMMAND HINT: ends the script where COMMAND is missing.
 need() { command -v "$1" > /dev/null || die "$1 is missing: $2"; }
 
-# A port of this machine that is free now. Another program may take it before
-# it is used; whoever binds it says so.
-free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
 # wait_for SECONDS COMMAND…: until it succeeds; fails when the time is over.
 wait_for() {
     local deadline=$((SECONDS + $1))
