@@ -19,7 +19,7 @@ use crate::discovery::{self, Discovery};
 use crate::proxy::{self, Gate, Instance, Layer};
 use crate::runtime::{self, Order, Plan};
 use crate::telemetry::{Metrics, names};
-use crate::upstream::EndpointStats;
+use crate::upstream::snapshot::EndpointStats;
 
 /// How long the admin port waits for a worker.
 const STATS_WAIT: Duration = Duration::from_millis(250);

@@ -18,7 +18,7 @@ use crate::base::drain::{Stage, Watch};
 use crate::config::Model;
 use crate::proxy::{self, Gate, Instance, Layer, Worker};
 use crate::telemetry::Metrics;
-use crate::upstream::EndpointStats;
+use crate::upstream::snapshot::EndpointStats;
 
 /// How often a worker that drains looks whether its connections have ended.
 const LOOK: Duration = Duration::from_millis(10);

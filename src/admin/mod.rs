@@ -24,7 +24,7 @@ use crate::telemetry::Metrics;
 
 pub use server::serve;
 
-use crate::upstream::EndpointStats;
+use crate::upstream::snapshot::EndpointStats;
 
 /// What the API shows and changes; cheap to clone.
 #[derive(Clone)]

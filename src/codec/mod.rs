@@ -21,9 +21,9 @@ use http::{HeaderMap, Request, Response, StatusCode};
 pub use body::{AnswerBody, Body, Takeover};
 pub use stream::{Duplex, Prefixed, Stream};
 
+use crate::base::Limits;
 use crate::base::timers::Timers;
 use crate::base::{Authority, ProxyError};
-use crate::config::model::Limits;
 
 /// What every server connection of a worker shares.
 pub struct ServerContext {

@@ -18,7 +18,8 @@ use crate::codec::ServerContext;
 use crate::config::Model;
 use crate::telemetry::record::{Direction, RouteMetrics};
 use crate::telemetry::{Metrics, names};
-use crate::upstream::{EndpointStats, Table};
+use crate::upstream::Table;
+use crate::upstream::snapshot::EndpointStats;
 
 /// How often idle connections are swept and gauges are brought up to date.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);

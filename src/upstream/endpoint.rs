@@ -1,12 +1,12 @@
 //! One endpoint as one worker sees it: how it answers, and the connections to it.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use super::snapshot::EndpointStats;
 use crate::base::{self, Protocol, UpstreamName};
 use crate::codec::http1::client::{Connection as Http1, Recycle};
 use crate::codec::http2::client::Connection as Http2;
@@ -38,27 +38,6 @@ pub struct Endpoint {
     /// One new HTTP/2 connection at a time.
     connecting: Semaphore,
     me: Weak<Self>,
-}
-
-/// What the workers know of an endpoint.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EndpointStats {
-    /// The upstream it belongs to.
-    pub upstream: UpstreamName,
-    /// Where it is.
-    pub address: SocketAddr,
-    /// Requests at hand.
-    pub active: u64,
-    /// Requests since the start.
-    pub requests: u64,
-    /// Those of them that got no answer.
-    pub failures: u64,
-    /// Peak EWMA of the time to the head of an answer; `None` before the first.
-    pub ewma_ms: Option<f64>,
-    /// Connections that are idle or shared.
-    pub connections: u64,
-    /// Whether it is passed over because it could not be reached.
-    pub away: bool,
 }
 
 struct Idle {
@@ -196,21 +175,6 @@ impl Endpoint {
             connections: (self.idle.borrow().len() + self.http2.borrow().len()) as u64,
             away: self.is_away(now),
         }
-    }
-}
-
-impl EndpointStats {
-    /// Takes in what another worker knows of the same endpoint.
-    pub fn add(&mut self, other: &Self) {
-        self.active += other.active;
-        self.requests += other.requests;
-        self.failures += other.failures;
-        self.connections += other.connections;
-        self.away |= other.away;
-        self.ewma_ms = match (self.ewma_ms, other.ewma_ms) {
-            (Some(a), Some(b)) => Some(a.max(b)),
-            (a, b) => a.or(b),
-        };
     }
 }
 

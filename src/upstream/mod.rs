@@ -7,10 +7,11 @@ mod attempt;
 mod connect;
 mod endpoint;
 mod picker;
+pub mod snapshot;
 mod table;
 
 pub use attempt::{Call, send};
 pub use connect::connect;
-pub use endpoint::{Active, Endpoint, EndpointStats};
+pub use endpoint::{Active, Endpoint};
 pub use picker::Key;
 pub use table::{Table, Upstream};

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::Endpoint;
 use super::picker::Picker;
-use super::{Endpoint, EndpointStats};
+use super::snapshot::EndpointStats;
 use crate::base::directory::Directory;
 use crate::base::timers::Timers;
 use crate::base::{self, EndpointSet, ProxyError, Reason, Resolution, UpstreamName};

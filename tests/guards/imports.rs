@@ -25,7 +25,7 @@ const TABLE: [(&str, &[&str]); 11] = [
 const SNAPSHOTS: [&str; 2] = ["upstream::snapshot", "discovery::snapshot"];
 
 /// They wire the others together and may name all of them.
-const WIRING: [&str; 7] = ["app", "runtime", "cli", "main", "lib", "dev", "child"];
+const WIRING: [&str; 7] = ["app", "runtime", "cli", "main", "lib", "dev", "run"];
 
 #[test]
 fn every_import_is_in_the_table() {

@@ -16,10 +16,10 @@ use super::encode::{Broken, Encoder};
 use super::head;
 use super::transport::NoHead;
 use super::{Incoming, Transport};
+use crate::base::Limits;
 use crate::base::{ProxyError, Reason, Sent};
 use crate::codec::guard::{self, ConnectionField, Framing};
 use crate::codec::{Body, Failed, Interim, SendContext, Stream, Upgrade};
-use crate::config::model::Limits;
 
 /// 1xx answers to one request; more than this is a service that does not end.
 const MAX_INTERIM: u32 = 64;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Uri, Version, request, response};
 
+use crate::base::Limits;
 use crate::base::{ProxyError, Reason};
-use crate::config::model::Limits;
 
 /// Fields that are read without asking the allocator.
 const FIELDS_ON_THE_STACK: usize = 128;

@@ -20,10 +20,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::decode::{Decoded, Decoder};
 use super::head::{self, HeadScanner};
+use crate::base::Limits;
 use crate::base::{ProxyError, Reason};
 use crate::codec::Stream;
 use crate::codec::guard::Framing;
-use crate::config::model::Limits;
 
 /// Bytes asked of a socket at a time.
 const READ: usize = 64 * 1024;

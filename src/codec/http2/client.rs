@@ -16,9 +16,9 @@ use tokio::task::AbortHandle;
 
 use super::send::{Broken, Sender};
 use super::{CONNECTION_WINDOW, Incoming, SEND_BUFFER, STREAM_WINDOW};
+use crate::base::Limits;
 use crate::base::{ProxyError, Reason, Sent};
 use crate::codec::{Body, Failed, SendContext, Stream, guard};
-use crate::config::model::Limits;
 
 /// Streams that we open at most on one connection, whatever the peer allows.
 const MAX_STREAMS: usize = 100;

@@ -65,7 +65,6 @@ fn die(owner: &std::fs::File) {
 
 /// Not a test: the process that `a_killed_process_…` starts and kills.
 #[test]
-#[ignore = "is started by other tests, as a process of its own"]
 fn registers_until_it_is_killed() {
     let Ok(directory) = std::env::var(DIRECTORY) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -87,12 +86,7 @@ pub(in crate::discovery) fn child(directory: &Path) -> Child {
 
 fn start(mut command: Command, directory: &Path) -> Child {
     let mut child = command
-        .args([
-            "--exact",
-            "discovery::local::tests::registers_until_it_is_killed",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", "discovery::local::tests::registers_until_it_is_killed", "--nocapture"])
         .env(DIRECTORY, directory)
         .stdout(Stdio::piped())
         .spawn()

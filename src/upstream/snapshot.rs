@@ -1,0 +1,41 @@
+//! What the admin port shows of the upstreams: values, no machinery.
+
+use std::net::SocketAddr;
+
+use crate::base::UpstreamName;
+
+/// What the workers know of an endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointStats {
+    /// The upstream it belongs to.
+    pub upstream: UpstreamName,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Requests at hand.
+    pub active: u64,
+    /// Requests since the start.
+    pub requests: u64,
+    /// Those of them that got no answer.
+    pub failures: u64,
+    /// Peak EWMA of the time to the head of an answer; `None` before the first.
+    pub ewma_ms: Option<f64>,
+    /// Connections that are idle or shared.
+    pub connections: u64,
+    /// Whether it is passed over because it could not be reached.
+    pub away: bool,
+}
+
+impl EndpointStats {
+    /// Takes in what another worker knows of the same endpoint.
+    pub fn add(&mut self, other: &Self) {
+        self.active += other.active;
+        self.requests += other.requests;
+        self.failures += other.failures;
+        self.connections += other.connections;
+        self.away |= other.away;
+        self.ewma_ms = match (self.ewma_ms, other.ewma_ms) {
+            (Some(a), Some(b)) => Some(a.max(b)),
+            (a, b) => a.or(b),
+        };
+    }
+}
