@@ -8,6 +8,7 @@ pub mod child;
 pub mod cli;
 pub mod codec;
 pub mod config;
+pub mod dev;
 pub mod policy;
 pub mod ports;
 pub mod run;

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::form;
+use super::{dev, form};
 
 /// Which kind of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,13 +16,17 @@ pub enum Which {
     Main,
     /// A policy file.
     Policy,
+    /// `pillion.dev.yaml`.
+    Dev,
 }
 
 /// The schema (draft 2020-12) of this kind of file.
 pub fn schema(which: Which) -> &'static Value {
     static MAIN: LazyLock<Value> = LazyLock::new(|| generate::<form::Main>("pillion.yaml"));
     static POLICY: LazyLock<Value> = LazyLock::new(|| generate::<form::Policy>("Pillion policy"));
+    static DEV: LazyLock<Value> = LazyLock::new(|| generate::<dev::Dev>("pillion.dev.yaml"));
     match which {
+        Which::Dev => &DEV,
         Which::Main => &MAIN,
         Which::Policy => &POLICY,
     }
