@@ -15,9 +15,12 @@ use super::tree::{File, LARGEST};
 use super::units;
 
 /// Checks each file: a `pillion.yaml` with the policy files that it names, or
-/// a policy file by itself. Writes what is wrong, or what there is. The exit
+/// a policy file by itself; without any, the `pillion.yaml` of the current
+/// folder. Writes what is wrong, or what there is. The exit
 /// code: 0, or 78 if any file has a problem.
 pub fn check(paths: &[PathBuf], environment: &Environment, out: &mut impl Write) -> io::Result<u8> {
+    let usual = [PathBuf::from("pillion.yaml")];
+    let paths = if paths.is_empty() { &usual } else { paths };
     let mut all = Problems::default();
     for path in paths {
         if kind_of(path) == Which::Dev {

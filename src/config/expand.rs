@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::problem::Problems;
@@ -12,7 +13,7 @@ use super::tree::{File, Kind, Node, Scalar, Span, Style};
 const LARGEST: usize = 64 * 1024;
 
 /// The variables that a file may name.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
 }
@@ -70,6 +71,13 @@ impl Environment {
     }
 }
 
+/// Only the names: a value may be a secret.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.variables.keys()).finish()
+    }
+}
+
 /// Quotes are taken off; an unquoted value ends at ` #`.
 fn dotenv_value(text: &str) -> String {
     for quote in ['"', '\''] {
@@ -89,7 +97,10 @@ pub fn expand(file: &File, node: &mut Node, sources: &mut Sources<'_>, problems:
         }
         Kind::Scalar(scalar) if scalar.text.contains('$') => {
             let whole = scalar.text.starts_with("${") && scalar.text.find('}') == Some(scalar.text.len() - 1);
-            let Some(text) = text(file, node.span, &scalar.text, sources, problems) else { return };
+            let Some(text) = text(file, node.span, &scalar.text, sources, problems) else {
+                scalar.style = Style::Failed;
+                return;
+            };
             if text == scalar.text {
                 return;
             }
@@ -165,7 +176,10 @@ impl Sources<'_> {
 
     fn read(&mut self, path: &str) -> Result<String, String> {
         let full = self.folder.join(path);
-        let content = read_bounded(&full, LARGEST);
+        let content = match full.metadata().is_ok_and(|meta| !meta.is_file()) {
+            true => Err("it is no plain file".into()),
+            false => read_bounded(&full, LARGEST),
+        };
         let kept = content.as_ref().ok().cloned();
         self.read.push((full, kept));
         match content {

@@ -14,7 +14,7 @@ use super::form;
 use super::model::Model;
 use super::problem::{Problem, Problems};
 use super::resolve::{self, At, Routes};
-use super::schema::{Which, schema};
+use super::schema::{self, Which};
 use super::shape;
 use super::tree::{self, File, Kind, Node};
 use crate::base::{Origin, UpstreamName};
@@ -208,7 +208,7 @@ impl<'a> Loader<'a> {
             self.problems.push(file.problem(root.span, "the file must hold keys with values"));
             return None;
         }
-        shape::check(&file, &mut root, schema(which), &mut self.problems);
+        shape::check(&file, &mut root, schema::shape(which), &mut self.problems);
         Some((file, root))
     }
 

@@ -220,7 +220,7 @@ impl Keeper {
                     self.meters.unchanged.increment(u64::from(!unasked));
                     return;
                 }
-                self.apply(loaded);
+                self.apply(&loaded);
             }
             Err(refused) => {
                 self.follow(&refused.watched, signal);
@@ -244,7 +244,7 @@ impl Keeper {
         }
     }
 
-    fn apply(&mut self, loaded: Loaded) {
+    fn apply(&mut self, loaded: &Loaded) {
         for warning in loaded.warnings.iter() {
             tracing::warn!("{}", warning.headline());
         }

@@ -2,24 +2,25 @@
 //! gets its default here, and what no single value shows is checked: ports
 //! that collide, routes that tie, names that nothing can find.
 
+mod discovery;
+mod ports;
 mod routes;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::ports::Port;
 use super::expand::Environment;
 use super::form;
 use super::model::{
     Dns, Drain, Health, Limits, Listen, Local, Locality, Model, Propagator, RoutePolicy, Service, Source,
-    StaticEndpoint, Telemetry,
+    Telemetry,
 };
 use super::problem::{Problem, Problems};
 use super::text::Size;
 use super::tree::{File, Kind, Node, Span};
-use super::units;
 use crate::base::{Origin, Protocol, UpstreamName};
 
 /// A value of a file: what a problem is reported at.
@@ -40,14 +41,6 @@ pub(super) struct Routes {
     pub inbound: Vec<form::Inbound>,
     /// Its entries.
     pub outbound: Vec<form::Outbound>,
-}
-
-/// An address that somebody will bind or has bound.
-struct Port {
-    address: SocketAddr,
-    what: String,
-    origin: Option<Origin>,
-    at: Option<(File, Span)>,
 }
 
 impl<'a> At<'a> {
@@ -121,7 +114,7 @@ pub(super) fn resolve(
     if let Some(listen) = &main.listen {
         self::listen(listen, &mut model.listen);
     }
-    listen_ports(&model.listen, at.key("listen"), &mut ports);
+    ports::of_listeners(&model.listen, at.key("listen"), &mut ports);
     model.workers = main.workers.unwrap_or(model.workers);
     if let Some(limits) = &main.limits {
         self::limits(limits, at.key("limits"), &mut model.limits, problems);
@@ -131,14 +124,14 @@ pub(super) fn resolve(
         set(&mut model.drain.deadline, drain.deadline.as_ref().map(|d| d.0));
     }
     if let Some(sources) = &main.discovery {
-        model.discovery = discovery(sources, at.key("discovery"), environment, problems);
+        model.discovery = discovery::discovery(sources, at.key("discovery"), environment, problems);
     }
     if let Some(propagate) = main.telemetry.as_ref().and_then(|telemetry| telemetry.propagate.as_ref()) {
         model.telemetry.propagate = self::propagate(propagate);
     }
     let known = routes::Known::of(&model.discovery, at.node.lost("discovery"));
     routes::resolve(routes, &known, &mut model, &mut ports, problems);
-    collisions(&ports, problems);
+    ports::collisions(&ports, problems);
     model
 }
 
@@ -165,7 +158,7 @@ pub(super) fn model(name: UpstreamName, address: Option<SocketAddr>, environment
         limits: Limits::default(),
         drain: Drain::default(),
         discovery: vec![
-            Source::Local(Local { directory: local_directory(environment), register: true }),
+            Source::Local(Local { directory: discovery::local_directory(environment), register: true }),
             Source::Dns(Dns::default()),
         ],
         telemetry: Telemetry::default(),
@@ -175,13 +168,6 @@ pub(super) fn model(name: UpstreamName, address: Option<SocketAddr>, environment
         inbound_defaults: RoutePolicy::default(),
         defaults: RoutePolicy::default(),
         sources: Arc::default(),
-    }
-}
-
-fn local_directory(environment: &Environment) -> PathBuf {
-    match environment.get("XDG_RUNTIME_DIR") {
-        Some(folder) if folder.starts_with('/') => PathBuf::from(folder).join("pillion"),
-        _ => PathBuf::from(format!("/tmp/pillion-{}", rustix::process::getuid().as_raw())),
     }
 }
 
@@ -250,20 +236,6 @@ fn listen(form: &form::Listen, listen: &mut Listen) {
     set(&mut listen.probes, form.probes.as_ref().map(|bind| bind.0));
 }
 
-fn listen_ports(listen: &Listen, at: At<'_>, ports: &mut Vec<Port>) {
-    for (key, address) in [
-        ("inbound", listen.inbound),
-        ("outbound", listen.outbound),
-        ("admin", listen.admin),
-        ("probes", listen.probes),
-    ] {
-        if !at.node.lost(key) {
-            let at = at.node.get(key).map(|_| at.key(key));
-            ports.push(Port::new(address, format!("`listen.{key}`"), at));
-        }
-    }
-}
-
 fn limits(form: &form::Limits, at: At<'_>, limits: &mut Limits, problems: &mut Problems) {
     let mut size = |to: &mut usize, form: &Option<Size>, key: &str, least: u64| {
         let Some(Size(bytes)) = form else { return };
@@ -294,97 +266,6 @@ fn limits(form: &form::Limits, at: At<'_>, limits: &mut Limits, problems: &mut P
     }
 }
 
-fn discovery(
-    forms: &[form::Source],
-    at: At<'_>,
-    environment: &Environment,
-    problems: &mut Problems,
-) -> Vec<Source> {
-    let (mut sources, mut seen) = (Vec::new(), BTreeMap::new());
-    for (index, form) in forms.iter().enumerate() {
-        let at = at.item(index);
-        let (key, source) = match form {
-            form::Source { local: Some(form), .. } => ("local", Source::Local(local(form, environment))),
-            form::Source { fixed: Some(form), .. } => {
-                ("static", Source::Static(fixed(form, at.key("static"), problems)))
-            }
-            form::Source { dns: Some(form), .. } => ("dns", Source::Dns(dns(form, at.key("dns"), problems))),
-            _ => continue,
-        };
-        if let Some(line) = seen.insert(key, at.span.line) {
-            let message = format!("`{key}` stands here again; first on line {line}");
-            problems.push(at.word(key).problem(message));
-        }
-        sources.push(source);
-    }
-    sources
-}
-
-fn local(form: &form::Local, environment: &Environment) -> Local {
-    Local {
-        directory: form
-            .directory
-            .as_ref()
-            .map_or_else(|| local_directory(environment), |d| PathBuf::from(&d.0)),
-        register: form.register.unwrap_or(true),
-    }
-}
-
-fn fixed(
-    forms: &BTreeMap<String, Vec<form::Endpoint>>,
-    at: At<'_>,
-    problems: &mut Problems,
-) -> BTreeMap<UpstreamName, Vec<StaticEndpoint>> {
-    let mut all = BTreeMap::new();
-    for (name, forms) in forms {
-        if let Err(message) = super::text::check("pillion-upstream", name) {
-            problems.push(at.word(name).problem(message));
-            continue;
-        }
-        let at = at.key(name);
-        let mut endpoints: Vec<StaticEndpoint> = Vec::new();
-        for (index, form) in forms.iter().enumerate() {
-            let Some(endpoint) = static_endpoint(form) else { continue };
-            if endpoints.iter().any(|other| other.host == endpoint.host && other.port == endpoint.port) {
-                problems.push(at.item(index).problem(format!("this address of `{name}` stands here twice")));
-            }
-            endpoints.push(endpoint);
-        }
-        if all.insert(UpstreamName::new(name), endpoints).is_some() {
-            problems.push(at.problem(format!("`{name}` stands here twice: capitals make no difference")));
-        }
-    }
-    all
-}
-
-fn static_endpoint(form: &form::Endpoint) -> Option<StaticEndpoint> {
-    let (target, weight, zone) = match form {
-        form::Endpoint::Short(target) => (target, None, None),
-        form::Endpoint::Long(long) => (long.address.as_ref()?, long.weight, long.zone.as_ref()),
-    };
-    Some(StaticEndpoint {
-        host: target.0.host.as_str().into(),
-        port: target.0.port,
-        weight: weight.unwrap_or(1),
-        zone: zone.map(|zone| zone.0.as_str().into()),
-    })
-}
-
-fn dns(form: &form::Dns, at: At<'_>, problems: &mut Problems) -> Dns {
-    let mut dns = Dns::default();
-    dns.servers.extend(form.servers.iter().flatten().map(|server| server.0));
-    set(&mut dns.min_ttl, form.min_ttl.as_ref().map(|d| d.0));
-    set(&mut dns.max_ttl, form.max_ttl.as_ref().map(|d| d.0));
-    set(&mut dns.timeout, form.timeout.as_ref().map(|d| d.0));
-    set(&mut dns.default_port, form.default_port);
-    if dns.min_ttl > dns.max_ttl {
-        let key = if form.min_ttl.is_some() { "min_ttl" } else { "max_ttl" };
-        let (min, max) = (units::show(dns.min_ttl), units::show(dns.max_ttl));
-        problems.push(at.key(key).problem(format!("`min_ttl` ({min}) is longer than `max_ttl` ({max})")));
-    }
-    dns
-}
-
 fn propagate(forms: &[form::Propagator]) -> Vec<Propagator> {
     let mut list = Vec::new();
     for form in forms {
@@ -397,34 +278,6 @@ fn propagate(forms: &[form::Propagator]) -> Vec<Propagator> {
         }
     }
     list
-}
-
-impl Port {
-    fn new(address: SocketAddr, what: String, at: Option<At<'_>>) -> Self {
-        Self { address, what, origin: at.map(At::origin), at: at.map(|at| (at.file.clone(), at.span)) }
-    }
-
-    fn collides(&self, other: &Self) -> bool {
-        let (a, b) = (self.address, other.address);
-        a.port() != 0
-            && a.port() == b.port()
-            && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
-    }
-}
-
-/// Two that want the same port; the later one is reported.
-fn collisions(ports: &[Port], problems: &mut Problems) {
-    for (index, port) in ports.iter().enumerate() {
-        let Some(other) = ports[..index].iter().find(|other| other.collides(port)) else { continue };
-        let (shown, other) = if port.at.is_some() { (port, other) } else { (other, port) };
-        let Some((file, span)) = &shown.at else { continue };
-        let place = match &other.origin {
-            Some(origin) => format!(" ({origin})"),
-            None => " (its default)".into(),
-        };
-        let message = format!("port {} is taken by {}{place}", shown.address.port(), other.what);
-        problems.push(file.problem(*span, message));
-    }
 }
 
 fn set<T>(to: &mut T, value: Option<T>) {

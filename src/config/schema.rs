@@ -20,8 +20,19 @@ pub enum Which {
     Dev,
 }
 
-/// The schema (draft 2020-12) of this kind of file.
+/// The schema (draft 2020-12) of this kind of file, as editors want it: also an
+/// expansion (`${VAR}`) may stand where a number or a word is wanted.
 pub fn schema(which: Which) -> &'static Value {
+    static MAIN: LazyLock<Value> = LazyLock::new(|| with_expansions(shape(Which::Main)));
+    static POLICY: LazyLock<Value> = LazyLock::new(|| with_expansions(shape(Which::Policy)));
+    match which {
+        Which::Main => &MAIN,
+        Which::Policy => &POLICY,
+    }
+}
+
+/// The schema of what comes out of expansion.
+pub(super) fn shape(which: Which) -> &'static Value {
     static MAIN: LazyLock<Value> = LazyLock::new(|| generate::<form::Main>("pillion.yaml"));
     static POLICY: LazyLock<Value> = LazyLock::new(|| generate::<form::Policy>("Pillion policy"));
     static DEV: LazyLock<Value> = LazyLock::new(|| generate::<dev::Dev>("pillion.dev.yaml"));
@@ -29,6 +40,47 @@ pub fn schema(which: Which) -> &'static Value {
         Which::Dev => &DEV,
         Which::Main => &MAIN,
         Which::Policy => &POLICY,
+    }
+}
+
+fn with_expansions(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    allow_expansion(&mut schema);
+    schema
+}
+
+fn allow_expansion(schema: &mut Value) {
+    const EXPANSION: &str = r"\$\{";
+    match schema {
+        Value::Array(items) => items.iter_mut().for_each(allow_expansion),
+        Value::Object(object) => {
+            let words = object
+                .get("oneOf")
+                .and_then(Value::as_array)
+                .is_some_and(|list| list.iter().all(|word| word.get("const").is_some()));
+            if words {
+                if let Some(Value::Array(list)) = object.get_mut("oneOf") {
+                    list.push(json!({"type": "string", "pattern": EXPANSION}));
+                }
+                object.remove("type");
+                return;
+            }
+            let kind = object.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+            if matches!(kind.as_str(), "integer" | "boolean") && !object.contains_key("const") {
+                object.insert("type".into(), json!([kind, "string"]));
+                object.insert("pattern".into(), json!(EXPANSION));
+            }
+            for key in ["properties", "items", "anyOf", "additionalProperties"] {
+                match object.get_mut(key) {
+                    Some(Value::Object(map)) if key == "properties" => {
+                        map.values_mut().for_each(allow_expansion);
+                    }
+                    Some(value) => allow_expansion(value),
+                    None => {}
+                }
+            }
+        }
+        _ => {}
     }
 }
 

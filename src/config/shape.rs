@@ -37,6 +37,9 @@ struct Shape<'a> {
 
 impl Shape<'_> {
     fn node(&mut self, node: &mut Node, schema: &Value, key: Option<&str>) -> bool {
+        if matches!(&node.kind, Kind::Scalar(scalar) if scalar.style == Style::Failed) {
+            return false;
+        }
         if is_null(node) {
             let message = match key {
                 Some(key) => format!("`{key}` has no value"),
@@ -55,10 +58,9 @@ impl Shape<'_> {
         match (schema["type"].as_str(), &mut node.kind) {
             (Some("object"), Kind::Map(map)) => self.map(node.span, map, schema),
             (Some("array"), Kind::List(items)) => {
-                let Some(schema) = schema.get("items") else { return true };
                 let mut good = true;
                 for item in items.iter_mut() {
-                    good &= self.node(item, schema, None);
+                    good &= self.node(item, &schema["items"], None);
                 }
                 good && self.length(node, schema)
             }
@@ -211,7 +213,12 @@ fn scalar_of(scalar: &mut Scalar, schema: &Value) -> Result<(), Wrong> {
     match schema["type"].as_str() {
         Some("integer") => {
             let whole = text.parse::<i64>().ok().filter(|_| style != Style::Text);
-            let Some(whole) = whole else { return Err(fail(wrong(scalar, "a whole number"))) };
+            let Some(whole) = whole else {
+                let quoted = style == Style::Text && scalar.written.is_none() && text.parse::<i64>().is_ok();
+                let help = quoted.then(|| format!("take the quotes off: {text}"));
+                let (message, _) = fail(wrong(scalar, "a whole number"));
+                return Err((message, help));
+            };
             if let Some(only) = schema["const"].as_i64()
                 && only != whole
             {

@@ -1,5 +1,10 @@
 //! Whole files, from text to model or report.
 
+mod hostile;
+mod reference;
+mod report;
+mod routes;
+
 use std::time::Duration;
 
 use super::model::{Balance, HashOn, RetryOn, Segment, Source, Timeout};
@@ -70,4 +75,46 @@ fn the_shortest_file_is_the_defaults() {
     let without = defaults("a", Some(8080), &environment());
     let plain = |model: &Model| format!("{:?}", Model { sources: Default::default(), ..model.clone() });
     assert_eq!(plain(&file), plain(&without));
+}
+
+#[test]
+fn windows_line_ends_and_a_byte_order_mark_make_no_difference() {
+    let text =
+        "\u{feff}version: 1\r\nservice: {name: a}\r\ninbound:\r\n  - route: GET /a\r\n    timeout: 5\r\n";
+    let problems = load_str("f", text, &environment()).unwrap_err();
+    let got: Vec<String> = problems.iter().map(Problem::headline).collect();
+    assert_eq!(got, ["f:5:14: a duration needs a unit: write `5s` or `5ms`"]);
+}
+
+#[test]
+fn the_environment_is_not_printed() {
+    let text = format!("{:?}", environment());
+    assert!(text.contains("SECRET") && !text.contains("s3cr3t"), "{text}");
+}
+
+/// `broken.txt` holds broken files; the lines that begin with `=> ` are what
+/// must be said of them, and nothing else.
+#[test]
+fn every_broken_file_is_reported_at_its_place() {
+    let mut number = 0;
+    let mut wrong = String::new();
+    for case in include_str!("tests/broken.txt").split("=== ").skip(1) {
+        let (name, body) = case.split_once('\n').unwrap();
+        let (told, text): (Vec<&str>, Vec<&str>) = body.lines().partition(|line| line.starts_with("=> "));
+        let text = text.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let wanted: Vec<&str> = told.iter().map(|line| &line[3..]).collect();
+        let problems = match load_str("f", &text, &environment()) {
+            Ok(_) => Problems::default(),
+            Err(problems) => problems,
+        };
+        let got: Vec<String> = problems.iter().map(Problem::headline).collect();
+        assert!(!problems.to_string().contains("s3cr3t"), "{name}: a secret is shown\n{problems}");
+        if got != wanted || wanted.is_empty() {
+            wrong +=
+                &format!("=== {name}\n{text}{}", got.iter().map(|l| format!("=> {l}\n")).collect::<String>());
+        }
+        number += 1;
+    }
+    assert!(number >= 60, "{number} cases");
+    assert!(wrong.is_empty(), "these are reported in another way:\n{wrong}");
 }

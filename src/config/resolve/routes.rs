@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 
-use super::{At, Port, Routes, protocol, set};
+use super::ports::Port;
+use super::{At, Routes, protocol, set};
 use crate::base::{Protocol, UpstreamName};
 use crate::config::form;
 use crate::config::model::{

@@ -1,0 +1,196 @@
+//! The entries of policy files.
+
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+
+use super::Protocol;
+use crate::config::text::{Bind, Header, Host, Percent, Range, Span, Upstream, Word};
+
+/// Calls to the service: a route, or without `route` what applies to all of them.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Inbound {
+    /// Which calls: `[METHOD[,METHOD…]] /path/{name}/{rest...}` or
+    /// `grpc package.Service/Method`.
+    pub route: Option<String>,
+    /// Only calls to this host; `*.example` takes every name below.
+    pub host: Option<Host>,
+    /// Only calls with these headers.
+    pub headers: Option<BTreeMap<String, Condition>>,
+    /// Only calls with these query parameters.
+    pub query: Option<BTreeMap<String, Condition>>,
+    /// The whole call. Default: only the head of the answer is awaited, for 30 s.
+    pub timeout: Option<Span>,
+    /// Nothing moves in either direction for this long.
+    #[schemars(extend("default" = "5m"))]
+    pub idle_timeout: Option<Span>,
+}
+
+/// Calls that the service makes: a route, or without `route` what applies to
+/// all calls to this service.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["to"]))]
+pub struct Outbound {
+    /// The called service.
+    pub to: Option<Upstream>,
+    /// What it speaks; only without `route`.
+    #[schemars(extend("default" = "auto"))]
+    pub protocol: Option<Protocol>,
+    /// A local address whose every connection goes to this service; only
+    /// without `route`.
+    pub listen: Option<Bind>,
+    /// Which calls: `[METHOD[,METHOD…]] /path/{name}/{rest...}` or
+    /// `grpc package.Service/Method`.
+    pub route: Option<String>,
+    /// Only calls to this host; `*.example` takes every name below.
+    pub host: Option<Host>,
+    /// Only calls with these headers.
+    pub headers: Option<BTreeMap<String, Condition>>,
+    /// Only calls with these query parameters.
+    pub query: Option<BTreeMap<String, Condition>>,
+    /// The whole call. Default: only the head of the answer is awaited, for 30 s.
+    pub timeout: Option<Span>,
+    /// Nothing moves in either direction for this long.
+    #[schemars(extend("default" = "5m"))]
+    pub idle_timeout: Option<Span>,
+    /// Making one connection.
+    #[schemars(extend("default" = "1s"))]
+    pub connect_timeout: Option<Span>,
+    /// Sending again. Default: only what was surely not sent.
+    pub retry: Option<Retry>,
+    /// How an address is picked.
+    pub balance: Option<Balance>,
+}
+
+/// A condition on a value.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Condition {
+    /// Exactly this value.
+    Exact(String),
+    /// Less than the whole value.
+    Part(Part),
+}
+
+/// Less than the whole value; exactly one of the keys.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct Part {
+    /// The value begins with this.
+    pub prefix: Option<String>,
+    /// Whether there must be a value, or must be none.
+    pub present: Option<bool>,
+}
+
+/// Sending again what failed.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// Attempts beside the first; 0 turns retries off.
+    #[schemars(range(min = 0, max = 10), extend("default" = 1))]
+    pub max: Option<u32>,
+    /// For one attempt, until the head of its answer. Default: what is left of
+    /// `timeout`.
+    pub per_try: Option<Span>,
+    /// Which failures.
+    #[schemars(length(min = 1), extend("default" = ["connect", "refused", "reset", "gateway"]))]
+    pub on: Option<Vec<On>>,
+    /// First and longest pause between attempts.
+    #[schemars(extend("default" = "25ms..250ms"))]
+    pub backoff: Option<Range>,
+    /// Share of calls that may be sent again.
+    #[schemars(extend("default" = "20%"))]
+    pub budget: Option<Percent>,
+}
+
+/// A failure that is worth another attempt.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum On {
+    /// A class of failures.
+    Class(Class),
+    /// One status.
+    Status(#[schemars(range(min = 400, max = 599))] u16),
+}
+
+/// A class of failures.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// No connection could be made.
+    Connect,
+    /// The connection ended before the head of the answer.
+    Reset,
+    /// HTTP/2 REFUSED_STREAM.
+    Refused,
+    /// 500 to 599.
+    #[serde(rename = "5xx")]
+    ServerError,
+    /// 502, 503 and 504.
+    Gateway,
+    /// `per_try` passed.
+    Timeout,
+}
+
+/// How an address is picked.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["by"]))]
+pub struct Balance {
+    /// The way.
+    #[schemars(extend("default" = "ewma"))]
+    pub by: Option<By>,
+}
+
+/// A way to pick an address.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum By {
+    /// A way that needs nothing more.
+    Way(Way),
+    /// A consistent hash.
+    Hash(Hash),
+}
+
+/// A way to pick an address.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// The better of two by peak EWMA of latency.
+    Ewma,
+    /// The one of two with fewer requests at hand.
+    LeastRequest,
+    /// By weight, in turn.
+    RoundRobin,
+}
+
+/// A consistent hash.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["hash"]))]
+pub struct Hash {
+    /// What it looks at.
+    pub hash: Option<HashOn>,
+}
+
+/// What a consistent hash looks at; exactly one of the keys.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct HashOn {
+    /// The value of this header.
+    pub header: Option<Header>,
+    /// The value of this cookie.
+    pub cookie: Option<Word>,
+    /// The caller's address.
+    #[schemars(schema_with = "yes")]
+    pub source: Option<bool>,
+}
+
+fn yes(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "boolean", "const": true})
+}

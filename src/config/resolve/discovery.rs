@@ -1,0 +1,112 @@
+//! The sources of discovery.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::{At, set};
+use crate::base::UpstreamName;
+use crate::config::expand::Environment;
+use crate::config::form;
+use crate::config::model::{Dns, Local, Source, StaticEndpoint};
+use crate::config::problem::Problems;
+use crate::config::{text, units};
+
+/// The sources, in their order.
+pub(super) fn discovery(
+    forms: &[form::Source],
+    at: At<'_>,
+    environment: &Environment,
+    problems: &mut Problems,
+) -> Vec<Source> {
+    let (mut sources, mut seen) = (Vec::new(), BTreeMap::new());
+    for (index, form) in forms.iter().enumerate() {
+        let at = at.item(index);
+        let (key, source) = match form {
+            form::Source { local: Some(form), .. } => ("local", Source::Local(local(form, environment))),
+            form::Source { fixed: Some(form), .. } => {
+                ("static", Source::Static(fixed(form, at.key("static"), problems)))
+            }
+            form::Source { dns: Some(form), .. } => ("dns", Source::Dns(dns(form, at.key("dns"), problems))),
+            _ => continue,
+        };
+        if let Some(line) = seen.insert(key, at.span.line) {
+            let message = format!("`{key}` stands here again; first on line {line}");
+            problems.push(at.word(key).problem(message));
+        }
+        sources.push(source);
+    }
+    sources
+}
+
+fn local(form: &form::Local, environment: &Environment) -> Local {
+    Local {
+        directory: form
+            .directory
+            .as_ref()
+            .map_or_else(|| local_directory(environment), |d| PathBuf::from(&d.0)),
+        register: form.register.unwrap_or(true),
+    }
+}
+
+fn fixed(
+    forms: &BTreeMap<String, Vec<form::Endpoint>>,
+    at: At<'_>,
+    problems: &mut Problems,
+) -> BTreeMap<UpstreamName, Vec<StaticEndpoint>> {
+    let mut all = BTreeMap::new();
+    for (name, forms) in forms {
+        if let Err(message) = text::check("pillion-upstream", name) {
+            problems.push(at.word(name).problem(message));
+            continue;
+        }
+        let at = at.key(name);
+        let mut endpoints: Vec<StaticEndpoint> = Vec::new();
+        for (index, form) in forms.iter().enumerate() {
+            let Some(endpoint) = static_endpoint(form) else { continue };
+            if endpoints.iter().any(|other| other.host == endpoint.host && other.port == endpoint.port) {
+                problems.push(at.item(index).problem(format!("this address of `{name}` stands here twice")));
+            }
+            endpoints.push(endpoint);
+        }
+        if all.insert(UpstreamName::new(name), endpoints).is_some() {
+            problems.push(at.problem(format!("`{name}` stands here twice: capitals make no difference")));
+        }
+    }
+    all
+}
+
+fn static_endpoint(form: &form::Endpoint) -> Option<StaticEndpoint> {
+    let (target, weight, zone) = match form {
+        form::Endpoint::Short(target) => (target, None, None),
+        form::Endpoint::Long(long) => (long.address.as_ref()?, long.weight, long.zone.as_ref()),
+    };
+    Some(StaticEndpoint {
+        host: target.0.host.as_str().into(),
+        port: target.0.port,
+        weight: weight.unwrap_or(1),
+        zone: zone.map(|zone| zone.0.as_str().into()),
+    })
+}
+
+fn dns(form: &form::Dns, at: At<'_>, problems: &mut Problems) -> Dns {
+    let mut dns = Dns::default();
+    dns.servers.extend(form.servers.iter().flatten().map(|server| server.0));
+    set(&mut dns.min_ttl, form.min_ttl.as_ref().map(|d| d.0));
+    set(&mut dns.max_ttl, form.max_ttl.as_ref().map(|d| d.0));
+    set(&mut dns.timeout, form.timeout.as_ref().map(|d| d.0));
+    set(&mut dns.default_port, form.default_port);
+    if dns.min_ttl > dns.max_ttl {
+        let key = if form.min_ttl.is_some() { "min_ttl" } else { "max_ttl" };
+        let (min, max) = (units::show(dns.min_ttl), units::show(dns.max_ttl));
+        problems.push(at.key(key).problem(format!("`min_ttl` ({min}) is longer than `max_ttl` ({max})")));
+    }
+    dns
+}
+
+/// Where the sidecars of this machine meet, unless the file says otherwise.
+pub(super) fn local_directory(environment: &Environment) -> PathBuf {
+    match environment.get("XDG_RUNTIME_DIR") {
+        Some(folder) if folder.starts_with('/') => PathBuf::from(folder).join("pillion"),
+        _ => PathBuf::from(format!("/tmp/pillion-{}", rustix::process::getuid().as_raw())),
+    }
+}
