@@ -25,7 +25,9 @@ pub enum Which {
 pub fn schema(which: Which) -> &'static Value {
     static MAIN: LazyLock<Value> = LazyLock::new(|| with_expansions(shape(Which::Main)));
     static POLICY: LazyLock<Value> = LazyLock::new(|| with_expansions(shape(Which::Policy)));
+    static DEV: LazyLock<Value> = LazyLock::new(|| with_expansions(shape(Which::Dev)));
     match which {
+        Which::Dev => &DEV,
         Which::Main => &MAIN,
         Which::Policy => &POLICY,
     }
