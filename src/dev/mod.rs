@@ -61,11 +61,11 @@ pub fn run(plan: &Plan) -> u8 {
     match outcome {
         Ok(code) => code,
         Err(Failure::Config(problems)) => {
-            plan.sink.block(&problems.to_string());
+            eprint!("{problems}");
             config::EXIT_CODE
         }
         Err(Failure::Text(code, why)) => {
-            plan.sink.note(&why);
+            eprintln!("pillion: {why}");
             code
         }
     }
