@@ -26,7 +26,7 @@ pub fn check(paths: &[PathBuf], environment: &Environment, out: &mut impl Write)
         if kind_of(path) == Which::Dev {
             match dev::read(path, environment) {
                 Ok(services) => {
-                    writeln!(out, "{}: ok: {}", path.display(), plural(services.len(), "service"))?
+                    writeln!(out, "{}: ok: {}", path.display(), plural(services.len(), "service"))?;
                 }
                 Err(problems) => all.extend(problems),
             }
