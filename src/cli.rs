@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::schema::Which;
 use crate::config::{self, Environment, Loaded, Problems};
+use crate::dev;
 use crate::run::{self, Plan};
 use crate::telemetry::{Metrics, logging, names};
 
@@ -33,6 +35,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Run),
+    Dev(Dev),
     Check(Check),
     Schema(Schema),
 }
@@ -60,6 +63,28 @@ pub struct Run {
     /// The service's command.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+/// Runs several services of this machine, each with a sidecar, from one file.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pillion dev                        all services of ./pillion.dev.yaml
+  pillion dev -f shop/pillion.dev.yaml users orders
+
+A `.env` beside the file is read first. Ctrl-C drains and ends all.
+Exit codes: 0; 78 the file is bad; 1 a build failed, a sidecar can't start, or every
+service has ended and one of them badly.")]
+struct Dev {
+    /// The services.
+    #[arg(short, long, value_name = "FILE", default_value = "pillion.dev.yaml")]
+    file: PathBuf,
+    /// Where your own shell reaches the mesh; a free port if this one is taken.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8701")]
+    front: std::net::SocketAddr,
+    /// Only these services.
+    #[arg(value_name = "SERVICE")]
+    services: Vec<String>,
 }
 
 /// Reads configuration and policy files and reports everything that is wrong.
@@ -91,19 +116,22 @@ enum SchemaOf {
     Pillion,
     /// A policy file.
     Policy,
+    /// `pillion.dev.yaml`.
+    Dev,
 }
 
 /// Reads the command line, does what it says and returns the exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let level = cli.log.clone().unwrap_or_else(|| "info".into());
-    let color = colored(&io::stderr());
-    if let Err(error) = logging::init(logging::Options { format: cli.log_format, level, color, writer: None })
-    {
+    let sink = Arc::new(dev::Sink::new(Box::new(io::stdout()), colored(&io::stdout())));
+    if let Err(error) = logging::init(logs(&cli, &sink)) {
         return bad(&error);
     }
     let code = match cli.command {
         Command::Run(run) => start(run, cli.log_format),
+        Command::Dev(args) => {
+            dev::run(&dev::Plan { file: args.file, only: args.services, front: args.front, sink })
+        }
         Command::Check(check) => output(|out| {
             let files = if check.files.is_empty() { vec![DEFAULT_FILE.into()] } else { check.files };
             config::check::check(&files, &Environment::process(), out)
@@ -112,11 +140,24 @@ pub fn main() -> ExitCode {
             let which = match schema.of {
                 SchemaOf::Pillion => Which::Main,
                 SchemaOf::Policy => Which::Policy,
+                SchemaOf::Dev => Which::Dev,
             };
             config::check::print_schema(which, out).map(|()| 0)
         }),
     };
     ExitCode::from(code)
+}
+
+/// `pillion dev` says little of its sidecars, and says it among the services' lines.
+fn logs(cli: &Cli, sink: &Arc<dev::Sink>) -> logging::Options {
+    let dev = matches!(cli.command, Command::Dev(_)) && cli.log_format == logging::Format::Human;
+    let level = cli.log.clone().unwrap_or_else(|| if dev { "warn" } else { "info" }.into());
+    let writer = dev.then(|| {
+        let sink = Arc::clone(sink);
+        BoxMakeWriter::new(move || dev::Own(Arc::clone(&sink)))
+    });
+    let color = if dev { colored(&io::stdout()) } else { colored(&io::stderr()) };
+    logging::Options { format: cli.log_format, level, color, writer }
 }
 
 /// Colour is for a terminal whose user has not said no (no-color.org).

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod discovery;
+pub mod dev;
 pub mod policy;
 pub mod ports;
 pub mod proxy;

@@ -173,7 +173,9 @@ impl Life<'_> {
             })
             .await;
             condition.met();
-            tracing::info!("the service answers");
+            if model.service.address.is_some() {
+                tracing::info!("the service answers");
+            }
             readiness.leaving().await;
         };
         let first = self.until_signal(async {

@@ -52,6 +52,11 @@ pub struct Child {
     pub stderr: Option<ChildStderr>,
 }
 
+/// Signals a child while somebody else waits for it. Must not be used after the
+/// child was waited for: its id may be another's by then.
+#[derive(Clone, Copy, Debug)]
+pub struct Signaller(Pid);
+
 /// Why a command could not be started.
 #[derive(Debug)]
 pub struct SpawnError {
@@ -96,11 +101,9 @@ impl Child {
         }
     }
 
-    /// Signals the whole group, as a terminal does.
-    pub fn signal_group(&self, signal: Signal) {
-        if self.inner.id().is_some() {
-            let _ = rustix::process::kill_process_group(self.pid, signal);
-        }
+    /// For whoever signals it while it is waited for.
+    pub fn signaller(&self) -> Signaller {
+        Signaller(self.pid)
     }
 
     /// Waits at most `grace`, then kills. Returns how it ended.
@@ -108,10 +111,17 @@ impl Child {
         match tokio::time::timeout(grace, self.wait()).await {
             Ok(status) => status,
             Err(_) => {
-                self.signal_group(Signal::KILL);
+                self.signaller().group(Signal::KILL);
                 self.wait().await
             }
         }
+    }
+}
+
+impl Signaller {
+    /// Signals the whole group, as a terminal does.
+    pub fn group(&self, signal: Signal) {
+        let _ = rustix::process::kill_process_group(self.0, signal);
     }
 }
 

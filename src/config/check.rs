@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::EXIT_CODE;
+use super::dev;
 use super::expand::{Environment, read_bounded};
 use super::load::{Loaded, load, load_policy};
 use super::model::{Model, Pattern, Retry, Route, Timeout};
@@ -22,6 +23,15 @@ pub fn check(paths: &[PathBuf], environment: &Environment, out: &mut impl Write)
     let paths = if paths.is_empty() { &usual } else { paths };
     let mut all = Problems::default();
     for path in paths {
+        if kind_of(path) == Which::Dev {
+            match dev::read(path, environment) {
+                Ok(services) => {
+                    writeln!(out, "{}: ok: {}", path.display(), plural(services.len(), "service"))?;
+                }
+                Err(problems) => all.extend(problems),
+            }
+            continue;
+        }
         match check_one(path, environment) {
             Ok(loaded) => {
                 for warning in loaded.warnings.iter() {
@@ -47,8 +57,8 @@ pub fn print_schema(which: Which, out: &mut impl Write) -> io::Result<()> {
 
 fn check_one(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
     match kind_of(path) {
-        Which::Main => load(path, environment),
         Which::Policy => load_policy(path, environment),
+        Which::Main | Which::Dev => load(path, environment),
     }
 }
 
@@ -60,6 +70,9 @@ pub(super) fn kind_of(path: &Path) -> Which {
     let Ok(text) = read_bounded(path, LARGEST) else { return Which::Main };
     let Some(root) = File::new("", &text).parse(&text, &mut Problems::default()) else { return Which::Main };
     let has = |key: &str| root.get(key).is_some();
+    if has("services") {
+        return Which::Dev;
+    }
     match (has("inbound") || has("outbound")) && !has("service") {
         true => Which::Policy,
         false => Which::Main,

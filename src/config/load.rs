@@ -82,6 +82,22 @@ pub fn load_policy(path: &Path, environment: &Environment) -> Result<Loaded, Pro
     loader.finish(model).map_err(|refused| refused.problems)
 }
 
+/// Reads one file of another form than those of a sidecar.
+pub(super) fn read<T: DeserializeOwned>(
+    path: &Path,
+    which: Which,
+    environment: &Environment,
+) -> Result<T, Problems> {
+    let mut loader = Loader::new(environment, folder_of(path));
+    let name = path.display().to_string();
+    let Some(text) = loader.read(path) else { return Err(loader.refuse_problems()) };
+    let form = loader.tree(&name, &text, which).and_then(|(file, root)| loader.typed(&file, &root));
+    match form {
+        Some(form) if !loader.problems.iter().any(|problem| !problem.warning) => Ok(form),
+        _ => Err(loader.refuse_problems()),
+    }
+}
+
 /// What is used where there is no file: a service's name, and perhaps the port
 /// on 127.0.0.1 where it listens.
 pub fn defaults(name: &str, port: Option<u16>, environment: &Environment) -> Model {

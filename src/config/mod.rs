@@ -6,6 +6,7 @@
 //! lets the next one see what is left.
 
 pub mod check;
+pub mod dev;
 mod expand;
 mod form;
 mod load;

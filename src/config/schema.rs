@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::form;
+use super::{dev, form};
 
 /// Which kind of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Which {
     Main,
     /// A policy file.
     Policy,
+    /// `pillion.dev.yaml`.
+    Dev,
 }
 
 /// The schema (draft 2020-12) of this kind of file, as editors want it: also an
@@ -23,7 +25,9 @@ pub enum Which {
 pub fn schema(which: Which) -> &'static Value {
     static MAIN: LazyLock<Value> = LazyLock::new(|| with_expansions(shape(Which::Main)));
     static POLICY: LazyLock<Value> = LazyLock::new(|| with_expansions(shape(Which::Policy)));
+    static DEV: LazyLock<Value> = LazyLock::new(|| with_expansions(shape(Which::Dev)));
     match which {
+        Which::Dev => &DEV,
         Which::Main => &MAIN,
         Which::Policy => &POLICY,
     }
@@ -33,7 +37,9 @@ pub fn schema(which: Which) -> &'static Value {
 pub(super) fn shape(which: Which) -> &'static Value {
     static MAIN: LazyLock<Value> = LazyLock::new(|| generate::<form::Main>("pillion.yaml"));
     static POLICY: LazyLock<Value> = LazyLock::new(|| generate::<form::Policy>("Pillion policy"));
+    static DEV: LazyLock<Value> = LazyLock::new(|| generate::<dev::Dev>("pillion.dev.yaml"));
     match which {
+        Which::Dev => &DEV,
         Which::Main => &MAIN,
         Which::Policy => &POLICY,
     }
