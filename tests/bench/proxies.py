@@ -134,6 +134,7 @@ class Target:
 
     def __init__(self, name, kind, program=None, inbound=False):
         self.name, self.kind, self.path, self.inbound = name, kind, program, inbound
+        self.prefix = []  # what runs it, for a profiler
 
     def start(self, tools, cores, backend, front, back):
         return Running(self, tools, cores, backend, front, back)
@@ -179,7 +180,7 @@ class Running:
         }[self.target.kind]
         # Only Debian's programs, unpacked in the cache, need its libraries.
         environment = tools.environment if self.target.kind == "nginx" else dict(os.environ)
-        self.program = Program(command, cores.proxy, environment, self.folder.name)
+        self.program = Program(self.target.prefix + command, cores.proxy, environment, self.folder.name)
         if self.target.inbound:
             self.port = inbound
 
