@@ -7,10 +7,11 @@ use super::service::Spec;
 use super::{Failure, Plan};
 use crate::app::{Addresses, App, Options};
 use crate::base::readiness::Condition;
+use crate::cli;
 use crate::config::reload::Reload;
 use crate::config::{self, Environment, Loaded, dev as form};
+use crate::run::ports;
 use crate::telemetry::Metrics;
-use crate::{cli, ports};
 
 /// All of them, running.
 pub(super) struct Mesh {
@@ -80,7 +81,7 @@ impl Sidecar {
                 (None, None)
             }
         };
-        let options = Options { reloads, metrics };
+        let options = Options { reloads, metrics, ..Options::default() };
         let name = &loaded.model.service.name;
         let app = App::start(Arc::clone(&loaded.model), options)
             .map_err(|error| format!("the sidecar of {name} can't start: {error}"))?;

@@ -19,9 +19,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::base::drain::{self, Signal, Stage};
-use crate::child;
 use crate::config::{self, Problems, dev as form};
-use crate::signals::{Request, Signals};
+use crate::run::child;
+use crate::run::signals::{Request, Signals};
 
 pub use logs::{Own, Sink};
 use mesh::Mesh;

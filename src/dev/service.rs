@@ -17,8 +17,8 @@ use super::mesh::Beside;
 use super::place::Place;
 use super::{Failure, GRACE, News, Plan};
 use crate::base::drain::{Stage, Watch};
-use crate::child::{self, Child, Command};
 use crate::config::{self, Environment, Loaded, dev as form};
+use crate::run::child::{self, Child, Command};
 
 /// Pauses before a new start: first and longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));

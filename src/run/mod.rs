@@ -4,6 +4,11 @@
 //! told to end only when no call is on its way to it any more; whatever ends
 //! first, nothing stays behind.
 
+pub mod banner;
+pub mod child;
+pub mod ports;
+pub mod signals;
+
 use std::ffi::OsString;
 use std::future::Future;
 use std::process::ExitStatus;
@@ -12,13 +17,12 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use self::child::{Child, Command};
+use self::signals::{Request, Signals};
 use crate::app::{App, Options};
 use crate::base::readiness::{Condition, State};
-use crate::child::{self, Child, Command};
 use crate::config::{Model, reload::Reload};
-use crate::signals::{self, Request, Signals};
 use crate::telemetry::Metrics;
-use crate::{banner, ports};
 
 /// The sidecar could not start.
 pub const START_FAILED: u8 = 1;
