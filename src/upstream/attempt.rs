@@ -138,7 +138,9 @@ async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool) -> Result<Http
     if !fresh && let Some(connection) = endpoint.take_idle(Instant::now()) {
         return Ok(connection);
     }
-    let stream = connect(endpoint.facts.address, call.connect_timeout, call.send.timers).await?;
+    // Boxed: most requests find a connection and should not hold room for making one.
+    let made = Box::pin(connect(endpoint.facts.address, call.connect_timeout, call.send.timers));
+    let stream = made.await?;
     Ok(Http1::new(Stream::from(stream)))
 }
 
@@ -146,6 +148,10 @@ async fn http2(endpoint: &Endpoint, call: &Call<'_>, fresh: bool) -> Result<Http
     if !fresh && let Some(connection) = endpoint.http2() {
         return Ok(connection);
     }
+    Box::pin(connect_http2(endpoint, call)).await
+}
+
+async fn connect_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Http2, ProxyError> {
     // Others may have made one while this call waited for its turn.
     let _turn = endpoint.may_connect().await;
     if let Some(connection) = endpoint.http2() {
