@@ -70,7 +70,7 @@ pub async fn send(
             _ => None,
         };
         let active = endpoint.begin();
-        let failed = match send_to(&endpoint, call, body, fresh).await {
+        let failed = match send_to(&endpoint, call, body, fresh, now).await {
             Ok(response) => {
                 let answered = Instant::now();
                 endpoint.answered(answered, answered.saturating_duration_since(now));
@@ -104,6 +104,7 @@ async fn send_to(
     call: &Call<'_>,
     body: Body,
     fresh: bool,
+    now: Instant,
 ) -> Result<Response<Body>, Failed> {
     if speaks_http2(endpoint, call) {
         let connection = match http2(endpoint, call, fresh).await {
@@ -112,7 +113,7 @@ async fn send_to(
         };
         connection.send(call.head, body, &call.send).await
     } else {
-        let connection = match http1(endpoint, call, fresh).await {
+        let connection = match http1(endpoint, call, fresh, now).await {
             Ok(connection) => connection,
             Err(error) => return Err(Failed { error, body: Some(body) }),
         };
@@ -134,8 +135,8 @@ fn speaks_http2(endpoint: &Endpoint, call: &Call<'_>) -> bool {
     }
 }
 
-async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool) -> Result<Http1, ProxyError> {
-    if !fresh && let Some(connection) = endpoint.take_idle(Instant::now()) {
+async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool, now: Instant) -> Result<Http1, ProxyError> {
+    if !fresh && let Some(connection) = endpoint.take_idle(now) {
         return Ok(connection);
     }
     // Boxed: most requests find a connection and should not hold room for making one.
