@@ -256,10 +256,12 @@ fn check_limits(
     use crate::base::Reason as R;
     let target = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
     if target > context.limits.target {
-        return Err(ProxyError::unsent(R::TargetTooLong, "the target is longer than limits.target"));
+        let detail = "the target is longer than limits.target";
+        return Err(ProxyError::unsent(R::TargetTooLong, detail).over("target"));
     }
     if head.headers.len() > context.limits.header_fields {
-        return Err(ProxyError::unsent(R::HeaderTooLarge, "more fields than limits.header_fields"));
+        let detail = "more fields than limits.header_fields";
+        return Err(ProxyError::unsent(R::HeaderTooLarge, detail).over("header_fields"));
     }
     Ok(facts)
 }
