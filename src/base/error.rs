@@ -133,6 +133,8 @@ pub struct ProxyError {
     pub rule: Option<Origin>,
     /// When it makes sense to come back.
     pub retry_after: Option<Duration>,
+    /// The key under `limits` of the limit that was hit.
+    pub limit: Option<&'static str>,
 }
 
 impl Reason {
@@ -370,7 +372,7 @@ impl GrpcCode {
 impl ProxyError {
     /// A failure of a request that may have been sent.
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into(), sent: Sent::Yes, rule: None, retry_after: None }
+        Self { reason, detail: detail.into(), sent: Sent::Yes, rule: None, retry_after: None, limit: None }
     }
 
     /// A failure of a request of which nothing was sent.
@@ -382,6 +384,13 @@ impl ProxyError {
     #[must_use]
     pub fn by(self, rule: Origin) -> Self {
         Self { rule: Some(rule), ..self }
+    }
+
+    /// The same, because of the limit with this key under `limits`. Whoever
+    /// answers with the error counts it.
+    #[must_use]
+    pub fn over(self, limit: &'static str) -> Self {
+        Self { limit: Some(limit), ..self }
     }
 }
 

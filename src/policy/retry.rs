@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 
-use crate::base::{ProxyError, Reason, Sent};
+use crate::base::{ProxyError, Reason, Sent, Side};
 use crate::config::model::{Retry, RetryOn};
 
 /// How long the budget remembers a call.
@@ -26,6 +26,7 @@ pub fn is_idempotent(method: &Method) -> bool {
 /// harm twice.
 pub fn is_free(error: &ProxyError, method: &Method) -> bool {
     match error.sent {
+        _ if error.reason.facts().side == Side::Client => false,
         Sent::No => true,
         Sent::OnReused => is_idempotent(method),
         Sent::Yes => false,
@@ -142,6 +143,8 @@ mod tests {
         assert!(!is_free(&error(Sent::OnReused), &Method::POST));
         assert!(!is_free(&error(Sent::OnReused), &Method::PATCH));
         assert!(!is_free(&error(Sent::Yes), &Method::GET));
+        let callers_own = ProxyError::unsent(Reason::MalformedRequest, "");
+        assert!(!is_free(&callers_own, &Method::GET), "it would fail again");
     }
 
     #[test]

@@ -101,6 +101,9 @@ impl Form {
 /// Answers with an error.
 pub fn answer(door: &Door, error: ProxyError, form: Form, mut record: Record) -> Response<Answer> {
     record.failed(error.reason);
+    if let Some(limit) = error.limit {
+        door.worker.limited(limit);
+    }
     let facts = error.reason.facts();
     if facts.side != crate::base::Side::Client {
         tracing::debug!(reason = facts.word, detail = %error.detail, "answered with an error");

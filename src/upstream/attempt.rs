@@ -10,7 +10,7 @@ use http::{Response, Version, request};
 
 use super::endpoint::{Active, Endpoint};
 use super::{Key, Upstream, connect};
-use crate::base::{Protocol, ProxyError, Reason, Sent};
+use crate::base::{Protocol, ProxyError, Reason, Sent, Side};
 use crate::codec::http1::client::Connection as Http1;
 use crate::codec::http2::client::Connection as Http2;
 use crate::codec::{Body, Failed, SendContext, Stream, Upgrade};
@@ -79,6 +79,10 @@ pub async fn send(
             Err(failed) => failed,
         };
         let unreachable = is_unreachable(failed.error.reason);
+        if failed.error.reason.facts().side == Side::Client {
+            // Says nothing of the endpoint, and would fail again.
+            return Err(Failed { error: failed.error, body: None });
+        }
         endpoint.failed(Instant::now(), unreachable);
         let again = failed.body.or(replay);
         let may = retry::is_free(&failed.error, &call.head.method) && tries < MAX_TRIES;

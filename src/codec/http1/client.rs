@@ -17,7 +17,7 @@ use super::head;
 use super::transport::NoHead;
 use super::{Incoming, Transport};
 use crate::base::Limits;
-use crate::base::{ProxyError, Reason, Sent};
+use crate::base::{ProxyError, Reason, Sent, Side};
 use crate::codec::guard::{self, ConnectionField, Framing};
 use crate::codec::{Body, Failed, Interim, SendContext, Stream, Upgrade};
 
@@ -273,7 +273,7 @@ impl Exchange<'_> {
                     }
                     _ => Reason::MalformedResponse,
                 };
-                ProxyError::new(reason, error.detail)
+                ProxyError { limit: error.limit, ..ProxyError::new(reason, error.detail) }
             }
             NoHead::Ended { clean: false } => ProxyError::new(
                 Reason::ResetBeforeHeaders,
@@ -300,8 +300,13 @@ impl Exchange<'_> {
         } else {
             Sent::Yes
         };
-        let body = self.encoder.is_untouched().then(|| self.encoder.into_body());
-        Failed { error, body }
+        // A body that failed is no body for another attempt.
+        let its_own_fault = error.reason.facts().side == Side::Client;
+        if its_own_fault {
+            error.sent = Sent::Yes;
+        }
+        let keep = !its_own_fault && self.encoder.is_untouched();
+        Failed { error, body: keep.then(|| self.encoder.into_body()) }
     }
 
     fn into_upload(self) -> Option<Encoder<Body>> {

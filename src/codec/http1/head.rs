@@ -24,6 +24,10 @@ pub struct HeadScanner {
     seen: usize,
 }
 
+/// Bytes of the longest method that is served; the longest that is registered
+/// has 17.
+const MAX_METHOD: usize = 64;
+
 /// Where a head stands in the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadSpan {
@@ -69,13 +73,15 @@ impl HeadScanner {
 
 /// Reads a request's head. `head` holds it whole.
 pub fn parse_request(head: &[u8], limits: &Limits) -> Result<request::Parts, ProxyError> {
-    let too_long = || ProxyError::unsent(Reason::TargetTooLong, "the target is longer than limits.target");
+    let too_long = || {
+        ProxyError::unsent(Reason::TargetTooLong, "the target is longer than limits.target").over("target")
+    };
     let bad = |detail| ProxyError::unsent(Reason::MalformedRequest, detail);
     with_fields(limits.header_fields, |fields| {
         let mut parsed = httparse::Request::new(&mut []);
         let done = parsed.parse_with_uninit_headers(head, fields);
         complete(done, head.len()).map_err(|problem| match problem {
-            Problem::TooMany => ProxyError::unsent(Reason::HeaderTooLarge, TOO_MANY),
+            Problem::TooMany => ProxyError::unsent(Reason::HeaderTooLarge, TOO_MANY).over("header_fields"),
             Problem::Bad(detail) => bad(detail),
         })?;
         let target = parsed.path.unwrap_or_default().as_bytes();
@@ -85,12 +91,18 @@ pub fn parse_request(head: &[u8], limits: &Limits) -> Result<request::Parts, Pro
         if target.iter().any(|b| !b.is_ascii_graphic() || *b == b'#') {
             return Err(bad("a target with a byte that does not belong there"));
         }
+        let method = parsed.method.unwrap_or_default().as_bytes();
+        if method.len() > MAX_METHOD {
+            return Err(bad("a method that is too long"));
+        }
         let shared = Bytes::copy_from_slice(head);
         let (mut parts, ()) = http::Request::new(()).into_parts();
-        parts.method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes())
-            .map_err(|_| bad("a method that is not a token"))?;
+        parts.method = Method::from_bytes(method).map_err(|_| bad("a method that is not a token"))?;
         parts.uri = Uri::from_maybe_shared(shared.slice_ref_in(head, target))
             .map_err(|_| bad("a target that is no URI"))?;
+        if parts.method == Method::OPTIONS && is_bare_authority(&parts.uri, target) {
+            parts.uri = of_the_whole_server(parts.uri).map_err(|_| bad("a target that is no URI"))?;
+        }
         parts.version = version(parsed.version);
         parts.headers = headers(parsed.headers, head, &shared).map_err(bad)?;
         Ok(parts)
@@ -105,7 +117,9 @@ pub fn parse_response(head: &[u8], limits: &Limits) -> Result<response::Parts, P
         let done =
             httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, head, fields);
         complete(done, head.len()).map_err(|problem| match problem {
-            Problem::TooMany => ProxyError::new(Reason::ResponseHeaderTooLarge, TOO_MANY),
+            Problem::TooMany => {
+                ProxyError::new(Reason::ResponseHeaderTooLarge, TOO_MANY).over("header_fields")
+            }
             Problem::Bad(detail) => bad(detail),
         })?;
         let shared = Bytes::copy_from_slice(head);
@@ -157,6 +171,18 @@ pub fn write_fields(out: &mut Vec<u8>, headers: &HeaderMap) {
         out.extend_from_slice(value.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// Whether the target is of the form `http://host`, with nothing behind it.
+fn is_bare_authority(uri: &Uri, target: &[u8]) -> bool {
+    uri.scheme().is_some() && uri.path() == "/" && uri.query().is_none() && !target.ends_with(b"/")
+}
+
+/// OPTIONS of a bare authority asks about the server itself (RFC 9112, section 3.2.4).
+fn of_the_whole_server(uri: Uri) -> Result<Uri, http::uri::InvalidUriParts> {
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(http::uri::PathAndQuery::from_static("*"));
+    Uri::from_parts(parts)
 }
 
 enum Problem {

@@ -18,6 +18,8 @@ pub struct Incoming {
     transport: Rc<Transport>,
     message: u32,
     over: bool,
+    /// It failed, and fails again whoever asks: it must never look complete.
+    broken: bool,
     source: Source,
 }
 
@@ -29,16 +31,19 @@ enum Source {
 impl Incoming {
     /// The body of a request. A pause of `idle` fails it.
     pub fn of_request(transport: Rc<Transport>, message: u32, timers: Timers, idle: Duration) -> Self {
-        Self { transport, message, over: false, source: Source::Caller { timers, idle, timer: None } }
+        Self { transport, message, over: false, broken: false, source: Source::Caller { timers, idle, timer: None } }
     }
 
     /// The body of an answer. `answered` learns of its end.
     pub fn of_answer(transport: Rc<Transport>, message: u32, answered: Answered) -> Self {
-        Self { transport, message, over: false, source: Source::Upstream(answered) }
+        Self { transport, message, over: false, broken: false, source: Source::Upstream(answered) }
     }
 
     /// The next part.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        if self.broken {
+            return Poll::Ready(Some(Err(self.describe(&NoBody::Over))));
+        }
         if self.over {
             return Poll::Ready(None);
         }
@@ -49,11 +54,10 @@ impl Incoming {
         if let Source::Caller { timer, .. } = &mut self.source {
             *timer = None;
         }
-        self.over = !matches!(&frame, Some(Ok(frame)) if frame.is_data());
-        if !self.over {
-            self.over = self.is_complete();
-        }
-        if self.over && !matches!(frame, Some(Err(_))) {
+        self.broken = matches!(frame, Some(Err(_)));
+        self.over = !self.broken
+            && (!matches!(&frame, Some(Ok(frame)) if frame.is_data()) || self.is_complete());
+        if self.over {
             self.complete();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(|problem| self.describe(&problem))))
@@ -87,11 +91,9 @@ impl Incoming {
         let Source::Caller { timers, idle, timer } = &mut self.source else { return Poll::Pending };
         let timer = timer.get_or_insert_with(|| timers.at(Instant::now() + *idle));
         ready!(timer.poll_fired(cx));
-        self.over = true;
-        Poll::Ready(ProxyError::new(
-            Reason::RequestTimeout,
-            "the request's body paused for longer than limits.body_idle",
-        ))
+        self.broken = true;
+        let detail = "the request's body paused for longer than limits.body_idle";
+        Poll::Ready(ProxyError::new(Reason::RequestTimeout, detail).over("body_idle"))
     }
 
     fn describe(&self, problem: &NoBody) -> ProxyError {
@@ -101,7 +103,7 @@ impl Incoming {
                 (R::ClientClosed, "the caller went away within its request")
             }
             (Source::Caller { .. }, NoBody::Malformed(detail)) => (R::MalformedRequest, *detail),
-            (Source::Caller { .. }, NoBody::Over) => (R::ClientClosed, "the request is over"),
+            (Source::Caller { .. }, NoBody::Over) => (R::ClientClosed, "the request's body is over"),
             (Source::Upstream(_), NoBody::Ended) => {
                 (R::ResetAfterHeaders, "the service ended the connection within its answer")
             }

@@ -226,11 +226,6 @@ impl<H: Handler> Connection<'_, H> {
     }
 
     async fn refuse(&mut self, error: ProxyError) -> Next {
-        if error.reason == Reason::HeaderTooLarge {
-            self.handler.limited("header_bytes");
-        } else if error.reason == Reason::TargetTooLong {
-            self.handler.limited("target");
-        }
         let answer = Answer {
             method: Method::GET,
             version: Version::HTTP_11,

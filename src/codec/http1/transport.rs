@@ -379,8 +379,10 @@ impl Inner {
         let within_target = !self.scanner.past_first_line() && self.input.len() > limits.target;
         NoHead::Refused(if within_target {
             ProxyError::unsent(Reason::TargetTooLong, "the first line is longer than limits.target")
+                .over("target")
         } else {
             ProxyError::unsent(Reason::HeaderTooLarge, "the head is larger than limits.header_bytes")
+                .over("header_bytes")
         })
     }
 

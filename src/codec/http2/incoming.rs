@@ -1,5 +1,6 @@
 //! The body of an HTTP/2 message that is being read.
 
+use std::fmt::Display;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ pub struct Incoming {
     /// Bytes still to come, where the head said how many there are.
     declared: Option<u64>,
     over: bool,
+    /// It failed, and fails again whoever asks: it must never look complete.
+    broken: bool,
     side: Side,
     idle: Option<Idle>,
     /// Held for as long as the stream lives.
@@ -35,17 +38,36 @@ impl Incoming {
     /// The body of a request. A pause of `idle` fails it.
     pub fn of_request(stream: RecvStream, headers: &HeaderMap, timers: Timers, limit: Duration) -> Self {
         let idle = Some(Idle { timers, limit, timer: None });
-        Self { declared: declared(headers), over: false, side: Side::Client, idle, _held: None, stream }
+        Self {
+            declared: declared(headers),
+            over: false,
+            broken: false,
+            side: Side::Client,
+            idle,
+            _held: None,
+            stream,
+        }
     }
 
     /// The body of an answer. `held` counts the stream as long as it lives.
     pub fn of_answer(stream: RecvStream, headers: &HeaderMap, held: super::client::InUse) -> Self {
         let declared = declared(headers);
-        Self { declared, over: false, side: Side::Upstream, idle: None, _held: Some(held), stream }
+        Self {
+            declared,
+            over: false,
+            broken: false,
+            side: Side::Upstream,
+            idle: None,
+            _held: Some(held),
+            stream,
+        }
     }
 
     /// The next part.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        if self.broken {
+            return Poll::Ready(Some(Err(self.describe(&"it has failed before"))));
+        }
         if self.over {
             return Poll::Ready(None);
         }
@@ -58,18 +80,12 @@ impl Incoming {
                 self.declared = self.declared.map(|left| left.saturating_sub(data.len() as u64));
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            Poll::Ready(Some(Err(error))) => {
-                self.over = true;
-                return Poll::Ready(Some(Err(self.describe(&error))));
-            }
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(self.fail(&error)))),
             Poll::Ready(None) => {}
         }
         let trailers = match ready!(self.stream.poll_trailers(cx)) {
             Ok(trailers) => trailers,
-            Err(error) => {
-                self.over = true;
-                return Poll::Ready(Some(Err(self.describe(&error))));
-            }
+            Err(error) => return Poll::Ready(Some(Err(self.fail(&error)))),
         };
         self.moved();
         self.over = true;
@@ -82,7 +98,7 @@ impl Incoming {
 
     /// Whether nothing is left.
     pub fn is_end_stream(&self) -> bool {
-        self.over || self.stream.is_end_stream()
+        !self.broken && (self.over || self.stream.is_end_stream())
     }
 
     /// What is known of the length.
@@ -104,23 +120,32 @@ impl Incoming {
         let Some(idle) = &mut self.idle else { return Poll::Pending };
         let timer = idle.timer.get_or_insert_with(|| idle.timers.at(Instant::now() + idle.limit));
         ready!(timer.poll_fired(cx));
-        self.over = true;
-        Poll::Ready(ProxyError::new(
-            Reason::RequestTimeout,
-            "the request's body paused for longer than limits.body_idle",
-        ))
+        self.broken = true;
+        let detail = "the request's body paused for longer than limits.body_idle";
+        Poll::Ready(ProxyError::new(Reason::RequestTimeout, detail).over("body_idle"))
     }
 
-    fn describe(&self, error: &h2::Error) -> ProxyError {
+    fn fail(&mut self, error: &h2::Error) -> ProxyError {
+        self.broken = true;
         let library = error.is_library() && error.reason() == Some(h2::Reason::PROTOCOL_ERROR);
-        let reason = match (self.side, library) {
-            (Side::Upstream, false) => Reason::ResetAfterHeaders,
-            (Side::Upstream, true) => Reason::MalformedResponse,
-            (_, false) => Reason::ClientClosed,
-            (_, true) => Reason::MalformedRequest,
-        };
-        ProxyError::new(reason, format!("the HTTP/2 stream ended within the body: {error}"))
+        match (self.side, library) {
+            (Side::Upstream, true) => ProxyError::new(Reason::MalformedResponse, ended(error)),
+            (Side::Client, true) => ProxyError::new(Reason::MalformedRequest, ended(error)),
+            _ => self.describe(error),
+        }
     }
+
+    fn describe(&self, problem: &dyn Display) -> ProxyError {
+        let reason = match self.side {
+            Side::Upstream => Reason::ResetAfterHeaders,
+            _ => Reason::ClientClosed,
+        };
+        ProxyError::new(reason, ended(problem))
+    }
+}
+
+fn ended(problem: &dyn Display) -> String {
+    format!("the HTTP/2 stream ended within the body: {problem}")
 }
 
 fn declared(headers: &HeaderMap) -> Option<u64> {

@@ -90,12 +90,12 @@ impl<H: Handler> Served<H> {
         let facts = guard::check_http2_request(head)?;
         let target = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
         if target > self.context.limits.target {
-            self.handler.limited("target");
-            return Err(ProxyError::unsent(Reason::TargetTooLong, "the target is longer than limits.target"));
+            let detail = "the target is longer than limits.target";
+            return Err(ProxyError::unsent(Reason::TargetTooLong, detail).over("target"));
         }
         if head.headers.len() > self.context.limits.header_fields {
-            self.handler.limited("header_fields");
-            return Err(ProxyError::unsent(Reason::HeaderTooLarge, "more fields than limits.header_fields"));
+            let detail = "more fields than limits.header_fields";
+            return Err(ProxyError::unsent(Reason::HeaderTooLarge, detail).over("header_fields"));
         }
         Ok(facts)
     }
