@@ -56,7 +56,13 @@ pub struct Plan {
 
 /// Runs until a signal, `POST /drain` or the service's own end. Returns the
 /// process's exit code.
-pub fn run(plan: Plan) -> u8 {
+pub fn run(mut plan: Plan) -> u8 {
+    if plan.file.is_none() && !plan.command.is_empty() {
+        // Nobody but the service has to know the ports, and it is told.
+        for said in ports::make_way(&mut Arc::make_mut(&mut plan.model).listen) {
+            tracing::warn!("{said}");
+        }
+    }
     if let Err(problem) = ports::taken(&plan.model) {
         tracing::error!("the sidecar can't start\n{problem}");
         return START_FAILED;
