@@ -16,21 +16,21 @@ use super::text::{Bind, Upstream, UrlPath, Word};
 /// `pillion.dev.yaml`: services of one machine, each with a sidecar.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["version", "services"]))]
 pub struct Dev {
     /// Version of this format.
-    #[schemars(required, schema_with = "version")]
+    #[schemars(schema_with = "version")]
     pub version: Option<u32>,
     /// The services by name.
-    #[schemars(required)]
     pub services: Option<BTreeMap<String, Service>>,
 }
 
 /// One service.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["command"]))]
 pub struct Service {
     /// The program and its arguments: a list of words, or a line for `sh -c`.
-    #[schemars(required)]
     pub command: Option<Command>,
     /// Where it runs, relative to this file. Default: this file's folder.
     pub directory: Option<Word>,
@@ -69,12 +69,11 @@ pub enum Command {
 /// A local port for one upstream.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["to", "listen"]))]
 pub struct Outbound {
     /// The service that is called.
-    #[schemars(required)]
     pub to: Option<Upstream>,
     /// The address to bind.
-    #[schemars(required)]
     pub listen: Option<Bind>,
 }
 

@@ -9,6 +9,9 @@ use crate::app::Addresses;
 use crate::config::Model;
 use crate::config::model::Source;
 
+/// Of static upstreams, so many are named.
+const NAMES: usize = 5;
+
 /// Tells that the sidecar has started.
 pub fn started(model: &Model, file: Option<&str>, addresses: &Addresses, block: bool) {
     if block {
@@ -80,7 +83,11 @@ fn policies(model: &Model) -> String {
 fn discovery(model: &Model) -> String {
     let one = |source: &Source| match source {
         Source::Local(local) => format!("local ({})", local.directory.display()),
-        Source::Static(upstreams) => format!("static ({} names)", upstreams.len()),
+        Source::Static(upstreams) => {
+            let names: Vec<_> = upstreams.keys().map(ToString::to_string).take(NAMES).collect();
+            let more = if upstreams.len() > NAMES { ", …" } else { "" };
+            format!("static ({}{more})", names.join(", "))
+        }
         Source::Dns(_) => "dns".to_owned(),
     };
     let all: Vec<_> = model.discovery.iter().map(one).collect();
