@@ -229,12 +229,12 @@ mod tests {
         let registry = Path::new("/run/x");
         let yaml = sidecar("users", &services["users"], 8081, Path::new("."), registry).to_string();
         let environment = Environment::of([("A", "b")]);
-        let loaded = super::super::load_str("users", &yaml, &environment).map_err(|p| p.to_string()).unwrap();
+        let loaded = load::load_str("users", &yaml, &environment).map_err(|p| p.to_string()).unwrap();
         assert_eq!(loaded.model.service.address, Some("127.0.0.1:8081".parse().unwrap()));
         assert_eq!(loaded.model.workers, 1);
         assert_eq!(loaded.model.upstreams["db"].listen, Some("127.0.0.1:9001".parse().unwrap()));
         let front = front("127.0.0.1:0", registry).to_string();
-        let front = super::super::load_str("dev", &front, &environment).map_err(|p| p.to_string()).unwrap();
+        let front = load::load_str("dev", &front, &environment).map_err(|p| p.to_string()).unwrap();
         assert_eq!(front.model.service.address, None);
     }
 }
