@@ -11,7 +11,8 @@ use crate::config::Model;
 use crate::config::model::Listen;
 
 /// What to do about a port that is taken.
-const REMEDY: &str = "End that process, or set other ports under `listen`; port 0 takes a free one.";
+const REMEDY: &str =
+    "Choose other addresses under `listen` (port 0 takes a free one), or end what holds these.";
 
 /// Every address of `model` that is taken, with its key and who holds it.
 pub fn taken(model: &Model) -> Result<(), String> {
