@@ -120,6 +120,7 @@ impl App {
             app.spawn(runtime::worker(number, plan))?;
         }
         let controls = Control {
+            version: 1,
             orders: Arc::new(orders),
             model: model_sender,
             directory: directory.clone(),
@@ -243,6 +244,8 @@ fn said(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// What the control thread holds.
 struct Control {
+    /// Models that were applied.
+    version: u32,
     orders: Arc<Vec<mpsc::UnboundedSender<Order>>>,
     model: watch::Sender<Arc<Model>>,
     directory: Directory,
@@ -311,6 +314,8 @@ impl Control {
             let _ = worker.send(Order::Apply(model.clone()));
         }
         self.model.send_replace(model);
+        self.version += 1;
+        self.metrics.gauge(&names::CONFIG_VERSION, &[]).set(f64::from(self.version));
     }
 
     /// Opens and closes local ports. What can't be bound is told, and the rest goes on.

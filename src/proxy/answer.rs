@@ -39,11 +39,12 @@ pub fn pass_on(response: Response<Body>, call: Rc<Call>, mut record: Record) -> 
         && let Body::Tunnel(upstream) = std::mem::take(&mut answer.body)
     {
         let (timers, idle) = (call.timers().clone(), call.route.policy.idle_timeout);
-        let held = call.clone();
+        // Not the call: it holds the caller's connection, which has to be free.
+        let active = call.take_active();
         answer.takeover = Some(Box::new(move |caller| {
             Box::pin(async move {
                 relay::run(caller, upstream, &timers, idle).await;
-                held.ended();
+                drop(active);
             })
         }));
     } else if !answer.body.is_end_stream()

@@ -23,7 +23,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// What Pillion says of itself; nobody else may say it.
+/// What Pillion says of itself: the service that it fronts may not say it.
 const PILLION_ERROR: HeaderName = HeaderName::from_static("pillion-error");
 
 /// Makes a request ready to be sent on.
@@ -53,7 +53,9 @@ pub fn response(response: &mut Response<Body>, door: &Door, call: &Call) {
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS && call.upgrade == Upgrade::Protocol;
     let headers = response.headers_mut();
     strip(headers, switching);
-    headers.remove(&PILLION_ERROR);
+    if door.direction == Direction::Inbound {
+        headers.remove(&PILLION_ERROR);
+    }
     if !headers.contains_key(DATE) {
         headers.insert(DATE, door.worker.date());
     }

@@ -89,6 +89,11 @@ impl Call {
     pub fn ended(&self) {
         *self.active.borrow_mut() = None;
     }
+
+    /// What counts the call as one of its endpoint's.
+    pub fn take_active(&self) -> Option<upstream::Active> {
+        self.active.take()
+    }
 }
 
 /// The stack of a route: outermost first.
@@ -97,7 +102,7 @@ pub fn of(
     worker: &Rc<Worker>,
 ) -> impl Service<Attempt, Response = Response<Body>, Error = ProxyError, Future: 'static> + 'static {
     ServiceBuilder::new()
-        .layer_fn(|inner| Deadline { inner, limit: route.policy.timeout, worker: worker.clone() })
+        .layer_fn(|inner| Deadline { inner, route: route.clone(), worker: worker.clone() })
         .layer_fn(|inner| Retries { inner, route: route.clone() })
         .service(tower::service_fn(attempt))
 }
@@ -153,7 +158,7 @@ fn hash_key(on: &HashOn, call: &Call) -> Option<Vec<u8>> {
 /// rest of the answer is kept by [`super::Answer`].
 struct Deadline<S> {
     inner: S,
-    limit: Timeout,
+    route: Rc<Route>,
     worker: Rc<Worker>,
 }
 
@@ -163,6 +168,8 @@ pin_project! {
         inner: F,
         timer: Timer,
         limit: Duration,
+        reason: Reason,
+        route: Rc<Route>,
         worker: Rc<Worker>,
     }
 }
@@ -180,9 +187,17 @@ where
     }
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        let (Timeout::Head(limit) | Timeout::Whole(limit)) = self.limit;
+        let (Timeout::Head(timeout) | Timeout::Whole(timeout)) = self.route.policy.timeout;
+        let idle = self.route.policy.idle_timeout;
+        // A body that is still to come moves, and has a limit of its own.
+        let nothing_moves = matches!(attempt.body, Body::Empty | Body::Full(_));
+        let (limit, reason) = match nothing_moves && idle < timeout {
+            true => (idle, Reason::StreamIdle),
+            false => (timeout, Reason::Timeout),
+        };
         let timer = self.worker.timers.at(attempt.call.received + limit);
-        Bounded { inner: self.inner.call(attempt), timer, limit, worker: self.worker.clone() }
+        let (route, worker) = (self.route.clone(), self.worker.clone());
+        Bounded { inner: self.inner.call(attempt), timer, limit, reason, route, worker }
     }
 }
 
@@ -199,7 +214,16 @@ impl<F: Future<Output = Result<Response<Body>, ProxyError>>> Future for Bounded<
             return Poll::Ready(Err(ProxyError::new(Reason::ShuttingDown, detail)));
         }
         this.timer.poll_fired(cx).map(|()| {
-            Err(ProxyError::new(Reason::Timeout, format!("no answer within the route's {:?}", this.limit)))
+            let detail = match this.reason {
+                Reason::StreamIdle => {
+                    format!("nothing moved for the {:?} of the route's `idle_timeout`", this.limit)
+                }
+                Reason::PerTryTimeout => {
+                    format!("no answer within the {:?} of `retry.per_try`", this.limit)
+                }
+                _ => format!("no answer within the route's {:?}", this.limit),
+            };
+            Err(ProxyError { rule: this.route.origin.clone(), ..ProxyError::new(*this.reason, detail) })
         })
     }
 }
@@ -296,16 +320,10 @@ where
     S: Service<Attempt, Response = Response<Body>, Error = ProxyError>,
 {
     let Some(limit) = policy.per_try else { return inner.oneshot(attempt).await };
-    let worker = attempt.call.worker.clone();
+    let (route, worker) = (attempt.call.route.clone(), attempt.call.worker.clone());
     let timer = worker.timers.at(Instant::now() + limit);
-    let bounded = Bounded { inner: inner.oneshot(attempt), timer, limit, worker };
-    bounded.await.map_err(|error| match error.reason {
-        Reason::Timeout => ProxyError::new(
-            Reason::PerTryTimeout,
-            format!("no answer within the {limit:?} of `retry.per_try`"),
-        ),
-        _ => error,
-    })
+    let reason = Reason::PerTryTimeout;
+    Bounded { inner: inner.oneshot(attempt), timer, limit, reason, route, worker }.await
 }
 
 /// Whether an answer goes on without an end in sight, so that no total timeout

@@ -196,7 +196,11 @@ fn an_http2_service_that_resets_gives_the_right_error() {
     let _turn = beside_others();
     let backend = H2Backend::answering(|seen| match seen.head.uri.path() {
         "/before" => Answer { reset: Some(h2::Reason::INTERNAL_ERROR), ..Answer::default() },
-        "/within" => Answer { reset: Some(h2::Reason::INTERNAL_ERROR), ..Answer::text("part") },
+        // More than a window, so that the head has arrived before the reset.
+        "/within" => {
+            let body = vec![bytes::Bytes::from(vec![b'a'; 256 * 1024])];
+            Answer { reset: Some(h2::Reason::INTERNAL_ERROR), body, ..Answer::default() }
+        }
         _ => Answer::text("ok"),
     });
     let sidecar = before(backend.address());

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
+use http::header::{COOKIE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -207,7 +208,8 @@ async fn serve_stream<H: Handler>(
     context: &ServerContext,
     handler: &H,
 ) {
-    let (head, receive) = request.into_parts();
+    let (mut head, receive) = request.into_parts();
+    join_cookies(&mut head.headers);
     let responder = Responder(Rc::new(RefCell::new(respond)));
     let method = head.method.clone();
     let facts = match guard::check_http2_request(&head).and_then(|facts| check_limits(&head, context, facts))
@@ -245,6 +247,19 @@ async fn serve_stream<H: Handler>(
     .await;
     if let Some(response) = response {
         answer(response, &method, &responder, context, handler, receive).await;
+    }
+}
+
+/// HTTP/2 may cut a cookie into crumbs; nobody else may see them
+/// (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if crumbs.next().and(crumbs.next()).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_maybe_shared(Bytes::from(crumbs.join(&b"; "[..]))) {
+        headers.insert(COOKIE, whole);
     }
 }
 

@@ -93,7 +93,10 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
             });
         })
     }),
-    (Reason::StreamIdle, || silent(Reason::StreamIdle, |model| model.defaults.idle_timeout = SHORT)),
+    (Reason::StreamIdle, || {
+        let idle = |policy: &mut RoutePolicy| policy.idle_timeout = SHORT;
+        silent(Reason::StreamIdle, |model| routed(model, idle))
+    }),
 ];
 
 /// The scene of one reason.

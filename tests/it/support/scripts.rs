@@ -43,6 +43,9 @@ pub enum Play {
     SayAndReset(&'static [u8]),
     /// After the head was read: these bytes, and then silence until the peer ends.
     SayAndWait(&'static [u8]),
+    /// After the head was read: these bytes, and then the next requests, for
+    /// the answer was whole.
+    SayAndServe(&'static [u8]),
     /// After the head was read: anything.
     Do(fn(&mut TcpStream)),
 }
@@ -84,7 +87,10 @@ fn serve(number: usize, mut stream: TcpStream, script: &Script, armed: &AtomicBo
     let mut wire = Wire::new(stream.try_clone().unwrap());
     while let Ok(mut request) = request::read_head(&mut wire, number) {
         if request.target == "/bad" {
-            return play(&mut stream, &script.play);
+            match script.play {
+                Play::SayAndServe(bytes) if stream.write_all(bytes).is_ok() => continue,
+                _ => return play(&mut stream, &script.play),
+            }
         }
         request::finish(&mut wire, &mut request);
         assert_eq!(request.bad, None, "{request:#?}");
@@ -100,6 +106,7 @@ fn play(stream: &mut TcpStream, play: &Play) {
     // The peer may be gone before a script has said all: that is its right.
     match play {
         Play::BeforeReading(_) => unreachable!("played when the connection came"),
+        Play::SayAndServe(_) => {}
         Play::Say(bytes) => drop(stream.write_all(bytes)),
         Play::SayAndReset(bytes) => {
             let _ = stream.write_all(bytes);
@@ -148,9 +155,9 @@ pub static SCRIPTS: &[Script] = &[
     script!("chunk without CRLF", SayAndWait b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nokay\r\n0\r\n\r\n", Broken(MalformedResponse)),
     script!("no last chunk", Say b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", Broken(ResetAfterHeaders)),
     script!("ends in the trailers", Say b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-a: 1", Broken(ResetAfterHeaders)),
-    script!("framing fields in the trailers", SayAndWait b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nContent-Length: 5\r\nx-a: 1\r\n\r\n", Served(200, "ok")),
+    script!("framing fields in the trailers", SayAndServe b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nContent-Length: 5\r\nx-a: 1\r\n\r\n", Served(200, "ok")),
     script!("20,000 interim answers", Do interim_flood, Error(MalformedResponse)),
-    script!("103 before 200", SayAndWait b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Served(200, "ok")),
+    script!("103 before 200", SayAndServe b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Served(200, "ok")),
     script!("a head of 1 MiB", Do huge_head, Error(ResponseHeaderTooLarge)),
     script!("a head without an end", Do endless_head, Error(ResponseHeaderTooLarge)),
     script!("10,000 fields", Do many_fields, Error(ResponseHeaderTooLarge)),
@@ -182,11 +189,11 @@ pub static SCRIPTS: &[Script] = &[
     script!("ICY", SayAndWait b"ICY 200 OK\r\nContent-Length: 2\r\n\r\nok", Error(MalformedResponse)),
     script!("101 that nobody asked for", SayAndWait b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", Error(MalformedResponse)),
     script!("204 with a body", SayAndWait b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello", Either(204, MalformedResponse)),
-    script!("304 with a length", SayAndWait b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", Served(304, "")),
-    script!("trailers", SayAndWait b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n", Served(200, "ok")),
+    script!("304 with a length", SayAndServe b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", Served(304, "")),
+    script!("trailers", SayAndServe b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n", Served(200, "ok")),
     script!("until it closes", Say b"HTTP/1.1 200 OK\r\n\r\nok", Served(200, "ok")),
     script!("HTTP/1.0 until it closes", Say b"HTTP/1.0 200 OK\r\n\r\nok", Served(200, "ok")),
-    script!("an empty reason", SayAndWait b"HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\nok", Served(200, "ok")),
+    script!("an empty reason", SayAndServe b"HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\nok", Served(200, "ok")),
     script!("a byte at a time", Do slowly, Served(200, "ok")),
 ];
 
@@ -239,7 +246,7 @@ fn many_fields(stream: &mut TcpStream) {
 }
 
 fn slowly(stream: &mut TcpStream) {
-    for byte in b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n" {
+    for byte in b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n" {
         stream.write_all(&[*byte]).unwrap();
     }
     wait_for_end(stream);
