@@ -9,10 +9,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Response, StatusCode, request};
+use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::util::UnsyncBoxService;
 use tower::{Service, ServiceBuilder, ServiceExt as _};
@@ -167,10 +169,51 @@ pin_project! {
         #[pin]
         inner: F,
         timer: Timer,
+        end: Instant,
         limit: Duration,
         reason: Reason,
+        // When the request's body moved last, where the idle timeout is the shorter.
+        idle: Option<Rc<Cell<Instant>>>,
         route: Rc<Route>,
         worker: Rc<Worker>,
+    }
+}
+
+/// A request's body that tells when it moves.
+struct Watched {
+    body: Body,
+    moved: Rc<Cell<Instant>>,
+}
+
+/// When `body` moves, from now on.
+fn watch(body: &mut Body, now: Instant) -> Rc<Cell<Instant>> {
+    let moved = Rc::new(Cell::new(now));
+    if !matches!(body, Body::Empty | Body::Full(_)) {
+        let watched = Watched { body: std::mem::take(body), moved: moved.clone() };
+        *body = Body::Boxed(Box::pin(watched));
+    }
+    moved
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = ProxyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.moved.set(Instant::now());
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -186,18 +229,15 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, attempt: Attempt) -> Self::Future {
+    fn call(&mut self, mut attempt: Attempt) -> Self::Future {
         let (Timeout::Head(timeout) | Timeout::Whole(timeout)) = self.route.policy.timeout;
-        let idle = self.route.policy.idle_timeout;
-        // A body that is still to come moves, and has a limit of its own.
-        let nothing_moves = matches!(attempt.body, Body::Empty | Body::Full(_));
-        let (limit, reason) = match nothing_moves && idle < timeout {
-            true => (idle, Reason::StreamIdle),
-            false => (timeout, Reason::Timeout),
-        };
-        let timer = self.worker.timers.at(attempt.call.received + limit);
+        let received = attempt.call.received;
+        let idle = (self.route.policy.idle_timeout < timeout).then(|| watch(&mut attempt.body, received));
+        let first = if idle.is_some() { self.route.policy.idle_timeout } else { timeout };
+        let timer = self.worker.timers.at(received + first);
         let (route, worker) = (self.route.clone(), self.worker.clone());
-        Bounded { inner: self.inner.call(attempt), timer, limit, reason, route, worker }
+        let (inner, end) = (self.inner.call(attempt), received + timeout);
+        Bounded { inner, timer, end, limit: timeout, reason: Reason::Timeout, idle, route, worker }
     }
 }
 
@@ -213,18 +253,29 @@ impl<F: Future<Output = Result<Response<Body>, ProxyError>>> Future for Bounded<
             let detail = "the time that `drain.deadline` gives was over";
             return Poll::Ready(Err(ProxyError::new(Reason::ShuttingDown, detail)));
         }
-        this.timer.poll_fired(cx).map(|()| {
-            let detail = match this.reason {
-                Reason::StreamIdle => {
-                    format!("nothing moved for the {:?} of the route's `idle_timeout`", this.limit)
-                }
-                Reason::PerTryTimeout => {
-                    format!("no answer within the {:?} of `retry.per_try`", this.limit)
-                }
-                _ => format!("no answer within the route's {:?}", this.limit),
-            };
-            Err(ProxyError { rule: this.route.origin.clone(), ..ProxyError::new(*this.reason, detail) })
-        })
+        ready!(this.timer.poll_fired(cx));
+        let limit = this.route.policy.idle_timeout;
+        if let Some(moved) = this.idle
+            && Instant::now() < *this.end
+        {
+            let idle_end = moved.get() + limit;
+            if Instant::now() < idle_end {
+                this.timer.arm(idle_end.min(*this.end));
+                // Registers the waker: a timer never fires while it is armed.
+                let _ = this.timer.poll_fired(cx);
+                return Poll::Pending;
+            }
+            (*this.limit, *this.reason) = (limit, Reason::StreamIdle);
+        }
+        let detail = match this.reason {
+            Reason::StreamIdle => {
+                format!("nothing moved for the {:?} of the route's `idle_timeout`", this.limit)
+            }
+            Reason::PerTryTimeout => format!("no answer within the {:?} of `retry.per_try`", this.limit),
+            _ => format!("no answer within the route's {:?}", this.limit),
+        };
+        let error = ProxyError::new(*this.reason, detail);
+        Poll::Ready(Err(ProxyError { rule: this.route.origin.clone(), ..error }))
     }
 }
 
@@ -322,8 +373,9 @@ where
     let Some(limit) = policy.per_try else { return inner.oneshot(attempt).await };
     let (route, worker) = (attempt.call.route.clone(), attempt.call.worker.clone());
     let timer = worker.timers.at(Instant::now() + limit);
-    let reason = Reason::PerTryTimeout;
-    Bounded { inner: inner.oneshot(attempt), timer, limit, reason, route, worker }.await
+    let (reason, end) = (Reason::PerTryTimeout, Instant::now() + limit);
+    let inner = inner.oneshot(attempt);
+    Bounded { inner, timer, end, limit, reason, idle: None, route, worker }.await
 }
 
 /// Whether an answer goes on without an end in sight, so that no total timeout

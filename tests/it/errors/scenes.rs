@@ -34,7 +34,7 @@ pub struct Scene {
     pub noise: f64,
     asked: Arc<AtomicUsize>,
     /// What must live as long as the scene.
-    _held: Vec<Box<dyn Any>>,
+    _held: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 type Builder = fn() -> Scene;
@@ -113,7 +113,7 @@ impl Scene {
         Self { any_version: false, ..self }
     }
 
-    fn hold(mut self, value: impl Any) -> Self {
+    fn hold(mut self, value: impl Any + Send + Sync) -> Self {
         self._held.push(Box::new(value));
         self
     }
