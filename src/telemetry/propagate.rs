@@ -73,7 +73,10 @@ fn new_traceparent(random: &mut fastrand::Rng) -> HeaderValue {
     for (at, digit) in text[36..52].iter_mut().enumerate() {
         *digit = HEX[usize::from((span >> (4 * at)) as u8 & 15)];
     }
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+    let mut value = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""));
+    // No other request has this value: HTTP/2 need not remember it in its table.
+    value.set_sensitive(true);
+    value
 }
 
 #[cfg(test)]

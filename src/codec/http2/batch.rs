@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes that are gathered before they are written all the same.
@@ -19,13 +18,22 @@ const GATHER: usize = 64 * 1024;
 /// A write of this size is not copied when it does not fit.
 const DIRECT: usize = 8 * 1024;
 
+/// Buffers that a worker keeps for the next connection that writes.
+const SPARE_BUFFERS: usize = 4;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// A stream whose writes wait for [`Batch::poll_send`]. Clones are handles to
 /// the same stream: one for the crate, one for the task.
 pub struct Batch<S>(Rc<RefCell<Inner<S>>>);
 
 struct Inner<S> {
     stream: S,
-    waiting: BytesMut,
+    waiting: Vec<u8>,
+    /// How much of it was written.
+    written: usize,
 }
 
 impl<S> Clone for Batch<S> {
@@ -37,7 +45,7 @@ impl<S> Clone for Batch<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Batch<S> {
     /// Gathers what is written to `stream`.
     pub fn new(stream: S) -> Self {
-        Self(Rc::new(RefCell::new(Inner { stream, waiting: BytesMut::new() })))
+        Self(Rc::new(RefCell::new(Inner { stream, waiting: Vec::new(), written: 0 })))
     }
 
     /// Writes what was gathered.
@@ -64,15 +72,13 @@ where
 
 impl<S: AsyncWrite + Unpin> Inner<S> {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.waiting.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.waiting))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        while self.written < self.waiting.len() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.waiting[self.written..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.written += written,
             }
-            self.waiting.advance(written);
         }
-        // A connection that waits holds no buffer.
-        self.waiting = BytesMut::new();
+        self.give_back();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -81,6 +87,25 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
             ready!(self.poll_send(cx))?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn buffer(&mut self) -> &mut Vec<u8> {
+        if self.waiting.capacity() == 0 {
+            self.waiting = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(GATHER));
+        }
+        &mut self.waiting
+    }
+
+    /// A connection that waits holds no buffer.
+    fn give_back(&mut self) {
+        self.written = 0;
+        let mut spare = std::mem::take(&mut self.waiting);
+        spare.clear();
+        SPARE.with_borrow_mut(|spares| {
+            if spare.capacity() > 0 && spares.len() < SPARE_BUFFERS {
+                spares.push(spare);
+            }
+        });
     }
 }
 
@@ -110,8 +135,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Batch<S> {
         if inner.waiting.is_empty() && length > DIRECT {
             return Pin::new(&mut inner.stream).poll_write_vectored(cx, slices);
         }
-        inner.waiting.reserve(length.max(DIRECT));
-        slices.iter().for_each(|slice| inner.waiting.extend_from_slice(slice));
+        let buffer = inner.buffer();
+        slices.iter().for_each(|slice| buffer.extend_from_slice(slice));
         Poll::Ready(Ok(length))
     }
 
