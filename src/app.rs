@@ -13,7 +13,7 @@ use crate::admin::{self, AdminState};
 use crate::base::UpstreamName;
 use crate::base::directory::Directory;
 use crate::base::drain::{self, Stage};
-use crate::base::readiness::{Condition, Readiness};
+use crate::base::readiness::{Condition, Readiness, State};
 use crate::config::Model;
 use crate::discovery::{self, Discovery};
 use crate::proxy::{self, Gate, Instance, Layer};
@@ -33,6 +33,8 @@ pub struct Options {
     pub reloads: Option<mpsc::Receiver<Arc<Model>>>,
     /// Where to count; a fresh registry unless told otherwise.
     pub metrics: Metrics,
+    /// May hold conditions already, which must be met as well before it is ready.
+    pub readiness: Readiness,
     /// A layer around the policy of every route.
     pub layer: Option<Layer>,
 }
@@ -85,9 +87,8 @@ impl App {
     /// Binds every listener, then starts the threads. An address that is taken
     /// is an error here, and nothing is left running.
     pub fn start(model: Arc<Model>, options: Options) -> Result<Self, StartError> {
-        let Options { reloads, metrics, layer } = options;
+        let Options { reloads, metrics, readiness, layer } = options;
         let Bound { addresses, admin, probes, workers: listeners } = Bound::new(&model)?;
-        let readiness = Readiness::default();
         let first_answers = readiness.condition("discovery");
         let (directory, wanted) = Directory::new();
         let (model_sender, model_receiver) = watch::channel(model.clone());
@@ -116,6 +117,7 @@ impl App {
                 layer: layer.clone(),
                 drain: worker_drain.clone(),
                 orders: receiver,
+                serves: app.readiness.condition("workers"),
             };
             app.spawn(runtime::worker(number, plan))?;
         }
@@ -133,21 +135,30 @@ impl App {
             Discovery { config: model_receiver, names: wanted, directory, metrics: app.metrics.clone() };
         app.metrics.gauge(&names::CONFIG_VERSION, &[]).set(1.0);
         app.spawn(runtime::control(move || {
-            controls.run(discovery, first_answers, reloads, (admin, probes), worker_drain, control_drain)
+            controls.run(discovery, first_answers, reloads, (admin, probes), control_drain)
         }))?;
         Ok(app)
     }
 
-    /// Fails readiness, waits `drain.delay`, closes the listeners and lets what
-    /// runs finish until `drain.deadline`. Returns whether all was finished.
-    /// The admin API and the probes answer until [`App::stop`].
+    /// Fails readiness, waits `drain.delay`, then does as [`App::finish`]. May be
+    /// dropped midway.
     pub async fn drain(&self) -> bool {
-        let pace = self.model.borrow().drain.clone();
+        let delay = self.model.borrow().drain.delay;
         self.readiness.leave();
         self.workers.advance(Stage::Leaving);
-        tokio::time::sleep(pace.delay).await;
+        tokio::time::sleep(delay).await;
+        self.finish().await
+    }
+
+    /// The end of a drain, for when no new call can come or be served: closes
+    /// the listeners and lets what runs finish until `drain.deadline`. Returns
+    /// whether all was finished. The admin API and the probes answer until
+    /// [`App::stop`].
+    pub async fn finish(&self) -> bool {
+        let deadline = self.model.borrow().drain.deadline;
+        self.readiness.leave();
         self.workers.advance(Stage::Draining);
-        let finished = self.workers.all_done(pace.deadline).await;
+        let finished = self.workers.all_done(deadline).await;
         self.workers.advance(Stage::Stopped);
         if !finished {
             // What was cut off is told so.
@@ -263,21 +274,20 @@ impl Control {
         first_answers: Condition,
         reloads: Option<mpsc::Receiver<Arc<Model>>>,
         listeners: (TcpListener, TcpListener),
-        mut workers: drain::Watch,
         mut ends: drain::Watch,
     ) {
         let state = self.admin_state();
         let (admin, probes) = listeners;
-        let registration = discovery::register(self.model.subscribe(), self.inbound, &self.metrics);
         let metrics = self.metrics.clone();
         spawn_local(discovery.run(first_answers));
         spawn_local(admin::serve(admin, admin::admin(state.clone()), ends.clone()));
         spawn_local(admin::serve(probes, admin::probes(state), ends.clone()));
-        spawn_local(async move {
-            workers.reached(Stage::Leaving).await;
-            registration.withdraw();
-            // The watch goes with this task: the workers' drain does not wait for it.
-        });
+        spawn_local(stand_in_registries(
+            self.readiness.clone(),
+            self.model.subscribe(),
+            self.inbound,
+            metrics.clone(),
+        ));
         spawn_local(async move {
             loop {
                 tokio::time::sleep(UPKEEP).await;
@@ -341,6 +351,20 @@ impl Control {
                 }
             }
         }
+    }
+}
+
+/// Others find the service from when it is ready until it leaves.
+async fn stand_in_registries(
+    readiness: Readiness,
+    model: watch::Receiver<Arc<Model>>,
+    inbound: SocketAddr,
+    metrics: Metrics,
+) {
+    if readiness.ready().await == State::Ready {
+        let registration = discovery::register(model, inbound, &metrics);
+        readiness.leaving().await;
+        registration.withdraw();
     }
 }
 

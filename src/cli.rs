@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use crate::base::Origin;
 use crate::config::schema::Which;
 use crate::config::{self, Environment, Loaded, Problems};
 use crate::dev;
@@ -55,10 +56,10 @@ pub struct Run {
     #[arg(short, long, env = "PILLION_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// The service's name, where there is no file. Default: the folder's name.
-    #[arg(long, env = "PILLION_SERVICE")]
+    #[arg(long, env = "PILLION_SERVICE", value_parser = service_name)]
     name: Option<String>,
     /// The port on 127.0.0.1 where the service listens, where there is no file.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// The service's command.
     #[arg(last = true, value_name = "CMD")]
@@ -218,11 +219,19 @@ fn start(args: Run, format: logging::Format) -> u8 {
     })
 }
 
+fn service_name(text: &str) -> Result<String, String> {
+    config::check_name(text).map(|()| text.to_owned())
+}
+
 fn defaults(args: &Run, environment: &Environment) -> config::Model {
     let folder = std::env::current_dir().ok();
     let folder = folder.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy());
     let name = args.name.clone().or_else(|| folder.map(|name| as_name(&name)));
-    config::defaults(name.as_deref().unwrap_or("service"), args.port, environment)
+    let model = config::defaults(name.as_deref().unwrap_or("service"), args.port, environment);
+    let name = if args.name.is_some() { "--name" } else { "the folder's name" };
+    let port = args.port.map(|_| ("service.port".to_owned(), Origin::option("--port")));
+    let sources = [("service.name".to_owned(), Origin::option(name))].into_iter().chain(port);
+    config::Model { sources: Arc::new(sources.collect()), ..model }
 }
 
 /// A folder's name may hold what a service's name may not.
@@ -275,7 +284,9 @@ mod tests {
             Cli::try_parse_from(["pillion", "run", "--port", "8080", "--", "sh", "-c", "exit 3"]).unwrap();
         let Command::Run(run) = cli.command else { panic!("this is run") };
         assert_eq!(run.command, ["sh", "-c", "exit 3"]);
-        assert!(Cli::try_parse_from(["pillion", "run", "--prot", "1"]).is_err());
+        for wrong in [["--prot", "1"], ["--port", "0"], ["--name", "my app"], ["--name", ""]] {
+            assert!(Cli::try_parse_from(["pillion", "run"].into_iter().chain(wrong)).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tokio::task::{AbortHandle, LocalSet, spawn_local};
 
 use crate::base::directory::Directory;
 use crate::base::drain::{Stage, Watch};
+use crate::base::readiness::Condition;
 use crate::config::Model;
 use crate::proxy::{self, Gate, Instance, Layer, Worker};
 use crate::telemetry::Metrics;
@@ -43,6 +44,8 @@ pub struct Plan {
     pub drain: Watch,
     /// What it is told later.
     pub orders: UnboundedReceiver<Order>,
+    /// Met when it serves.
+    pub serves: Condition,
 }
 
 /// What the control thread tells a worker.
@@ -85,7 +88,7 @@ where
 }
 
 async fn work(plan: Plan) {
-    let Plan { listeners, model, directory, metrics, instance, layer, mut drain, orders } = plan;
+    let Plan { listeners, model, directory, metrics, instance, layer, mut drain, orders, serves } = plan;
     let worker = match Worker::new(model, directory, &metrics, instance, layer) {
         Ok(worker) => worker,
         Err(error) => return tracing::error!(%error, "a worker can't start"),
@@ -96,6 +99,7 @@ async fn work(plan: Plan) {
     let mut doors = Doors { worker: worker.clone(), drain: drain.clone(), accepting: HashMap::new() };
     listeners.into_iter().for_each(|(listener, gate)| doors.open(listener, gate));
     spawn_local(obey(orders, doors));
+    serves.met();
     drain.reached(Stage::Draining).await;
     worker.drain();
     while worker.connections() > 0 && drain.stage() < Stage::Stopped {

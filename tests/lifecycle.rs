@@ -299,6 +299,55 @@ fn the_admin_port_answers_changes_the_level_and_drains() {
     assert_eq!(running.code(), Some(0));
 }
 
+#[test]
+fn nothing_waits_for_callers_of_a_service_that_is_gone() {
+    let folder = folder(&SIDECAR.replace("delay: 0s", "delay: 25s"));
+    let begun = Instant::now();
+    let mut running = service(&folder, "exit 3");
+    assert_eq!(running.code(), Some(3));
+    assert!(begun.elapsed() < Duration::from_secs(20), "it waited for drain.delay");
+}
+
+#[test]
+fn a_drain_ends_a_service_that_never_answered() {
+    let folder = folder(&SIDECAR.replace("{name: orders}", "{name: orders, port: 9}"));
+    let mut running = service(&folder, "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done");
+    let admin = running.address("admin");
+    running.line("up");
+    assert!(ask(admin, &format!("POST /drain HTTP/1.1\r\nHost: {admin}")).starts_with("HTTP/1.1 202"));
+    assert_eq!(running.code(), Some(5));
+}
+
+#[test]
+fn others_find_a_service_from_its_first_answer_until_it_leaves() {
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = held.local_addr().unwrap().port();
+    drop(held);
+    let registry = tempfile::tempdir().unwrap();
+    let entries = || std::fs::read_dir(registry.path()).unwrap().count();
+    let config = SIDECAR
+        .replace("{name: orders}", &format!("{{name: orders, port: {port}}}"))
+        .replace("delay: 0s", "delay: 20s")
+        .replace("[]", &format!("[local: {{directory: '{}'}}]", registry.path().display()));
+    let folder = folder(&config);
+    let mut running = service(&folder, "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done");
+    running.line("up");
+    assert_eq!(entries(), 0, "it does not answer yet");
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    running.line("registered");
+    assert_eq!(entries(), 1);
+    running.signal(Signal::TERM);
+    running.line("draining");
+    let end = Instant::now() + Duration::from_secs(15);
+    while entries() > 0 {
+        assert!(Instant::now() < end, "it is still in the registry");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running.signal(Signal::TERM);
+    assert_eq!(running.code(), Some(143));
+    drop(listener);
+}
+
 const DEV: &str = "version: 1
 services:
   users:

@@ -16,9 +16,10 @@ import time
 import urllib.error
 import urllib.request
 
-RATE = float(os.environ.get("DEMO_RATE", "5"))
+RATE = float(os.environ.get("DEMO_RATE", "2"))
 SECONDS = float(os.environ.get("DEMO_SECONDS") or "inf")
-REPORT = 5.0
+REPORT = 10.0
+HINT = os.environ.get("DEMO_HINT", "")
 stop = threading.Event()
 
 
@@ -60,6 +61,8 @@ def report(latencies, failures):
         p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
         line += f"   median {statistics.median(ordered) * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms"
     print(line, flush=True)
+    if HINT:
+        print(f"load      try: {HINT}", flush=True)
     for failure in sorted(set(failures))[:3]:
         print(f"load      failed: {failure}", flush=True)
 

@@ -6,7 +6,6 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -31,7 +30,7 @@ pub(super) async fn clusters(State(state): State<AdminState>, Query(wanted): Que
     #[expect(clippy::disallowed_methods, reason = "the age of an answer is shown to a person")]
     let now = SystemTime::now();
     match wanted.format.as_deref() {
-        None | Some("json") => Json(as_json(&upstreams, &stats, now)).into_response(),
+        None | Some("json") => super::json(&as_json(&upstreams, &stats, now)).into_response(),
         Some("text") => as_text(&upstreams, &stats, now).into_response(),
         Some(_) => (StatusCode::BAD_REQUEST, "format is json or text\n").into_response(),
     }
@@ -65,7 +64,7 @@ fn endpoint(endpoint: &Endpoint, stats: Option<&EndpointStats>) -> Value {
         "active": stats.map(|s| s.active),
         "requests": stats.map(|s| s.requests),
         "failures": stats.map(|s| s.failures),
-        "ewma_ms": stats.and_then(|s| s.ewma_ms),
+        "ewma_ms": stats.and_then(|s| s.ewma_ms).map(|ms| (ms * 1000.0).round() / 1000.0),
         "connections": stats.map(|s| s.connections),
     })
 }

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
+use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
 use super::AdminState;
@@ -18,8 +18,8 @@ use crate::config::model::{
     StaticEndpoint, Timeout, ValueMatch,
 };
 
-pub(super) async fn config_dump(State(state): State<AdminState>) -> Json<Value> {
-    Json(dump(&(state.model)()))
+pub(super) async fn config_dump(State(state): State<AdminState>) -> impl IntoResponse {
+    super::json(&dump(&(state.model)()))
 }
 
 /// Values under the keys of the files, `{"value": …, "origin": …}` each.

@@ -1,6 +1,5 @@
 //! /logging: the level, live.
 
-use axum::Json;
 use axum::extract::Query;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -17,7 +16,7 @@ pub(super) struct Change {
 
 pub(super) async fn show() -> Response {
     match logging::level() {
-        Some(level) => Json(json!({ "level": level })).into_response(),
+        Some(level) => super::json(&json!({ "level": level })).into_response(),
         None => problem(&LevelError::NotOurs),
     }
 }

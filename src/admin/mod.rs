@@ -14,7 +14,9 @@ mod server;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 
 use crate::base::directory::Directory;
@@ -79,6 +81,11 @@ GET  /logging         the log level
 PUT  /logging?level=  another level: debug, or pillion=debug,h2=warn
 POST /drain           leave: as a SIGTERM does
 ";
+
+/// For people as well as for programs.
+fn json(value: &serde_json::Value) -> impl IntoResponse + use<> {
+    ([(CONTENT_TYPE, "application/json")], format!("{value:#}\n"))
+}
 
 async fn index(axum::extract::State(state): axum::extract::State<AdminState>) -> String {
     let model = (state.model)();

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 /// The name of a service as a policy's `to:` and a request's authority write it.
 ///
 /// Always lower case. A name may carry a port (`users:50051`): then it is a
@@ -13,9 +15,14 @@ pub struct UpstreamName(Arc<str>);
 
 /// A host and an optional port, as they stand in `Host`, `:authority` and the
 /// target of a CONNECT (RFC 9110, section 7.2; RFC 3986, section 3.2).
+///
+/// Shares the bytes of the field that it was read from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Authority {
-    host: Arc<str>,
+    /// In lower case.
+    text: HeaderValue,
+    /// Where the host ends.
+    host: usize,
     port: Option<u16>,
 }
 
@@ -75,52 +82,71 @@ impl Authority {
     /// differently: user information, an empty host, a port that is not 1 to
     /// 65535, or a byte that RFC 3986 does not allow in a registered name.
     pub fn parse(text: &str) -> Option<Self> {
-        let (host, port) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (address, after) = rest.split_once(']')?;
-                address.parse::<std::net::Ipv6Addr>().ok()?;
-                let port = match after {
-                    "" => None,
-                    _ => Some(after.strip_prefix(':')?),
-                };
-                (&text[..address.len() + 2], port)
-            }
-            None => match text.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (text, None),
-            },
+        let (host, port) = split_authority(text.as_bytes())?;
+        let text = HeaderValue::from_bytes(&text.as_bytes().to_ascii_lowercase()).ok()?;
+        Some(Self { text, host, port })
+    }
+
+    /// The same for a field's value, whose bytes are shared where they can be.
+    pub fn of(value: &HeaderValue) -> Option<Self> {
+        let (host, port) = split_authority(value.as_bytes())?;
+        let text = if value.as_bytes().iter().any(u8::is_ascii_uppercase) {
+            HeaderValue::from_bytes(&value.as_bytes().to_ascii_lowercase()).ok()?
+        } else {
+            value.clone()
         };
-        let registered_name =
-            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$');
-        if host.is_empty() || !(host.starts_with('[') || host.bytes().all(registered_name)) {
-            return None;
-        }
-        let port = match port {
-            None => None,
-            Some(digits) => Some(parse_port(digits)?),
-        };
-        Some(Self { host: host.to_ascii_lowercase().into(), port })
+        Some(Self { text, host, port })
     }
 
     /// The host, in lower case, with brackets where it is an IPv6 address.
     pub fn host(&self) -> &str {
-        &self.host
+        // What `split_authority` lets pass is ASCII.
+        std::str::from_utf8(&self.text.as_bytes()[..self.host]).unwrap_or_default()
     }
 
     /// The port, where one was written.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
+
+    /// As a field's value.
+    pub fn as_value(&self) -> &HeaderValue {
+        &self.text
+    }
 }
 
 impl fmt::Display for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.host)?;
-        match self.port {
-            Some(port) => write!(f, ":{port}"),
-            None => Ok(()),
-        }
+        f.write_str(std::str::from_utf8(self.text.as_bytes()).unwrap_or_default())
     }
+}
+
+/// Where the host ends, and the port.
+fn split_authority(text: &[u8]) -> Option<(usize, Option<u16>)> {
+    let host = match text.strip_prefix(b"[") {
+        Some(rest) => {
+            let end = rest.iter().position(|b| *b == b']')?;
+            let address = std::str::from_utf8(&rest[..end]).ok()?;
+            address.parse::<std::net::Ipv6Addr>().ok()?;
+            end + 2
+        }
+        None => {
+            let end = text.iter().position(|b| *b == b':').unwrap_or(text.len());
+            if end == 0 || !text[..end].iter().all(|b| is_name_byte(*b)) {
+                return None;
+            }
+            end
+        }
+    };
+    match text[host..].split_first() {
+        None => Some((host, None)),
+        Some((b':', digits)) => Some((host, Some(parse_port(std::str::from_utf8(digits).ok()?)?))),
+        Some(_) => None,
+    }
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$')
 }
 
 fn parse_port(digits: &str) -> Option<u16> {

@@ -85,7 +85,9 @@ impl Readiness {
     }
 
     fn publish(&self) {
-        let waiting = self.lock().clone();
+        let mut waiting = self.lock().clone();
+        // Several parts may have to meet one condition, such as each worker its own.
+        waiting.dedup();
         self.state.send_if_modified(|state| {
             if *state == State::Leaving {
                 return false;
@@ -139,7 +141,11 @@ mod tests {
         let listeners = readiness.condition("listeners");
         config.met();
         assert_eq!(readiness.state(), State::Waiting(vec!["listeners"]));
+        let more = readiness.condition("listeners");
+        assert_eq!(readiness.state(), State::Waiting(vec!["listeners"]), "it is named once");
         listeners.met();
+        assert_eq!(readiness.state(), State::Waiting(vec!["listeners"]));
+        more.met();
         assert_eq!(readiness.state(), State::Ready);
         readiness.leave();
         readiness.condition("late").met();

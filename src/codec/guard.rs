@@ -259,8 +259,7 @@ fn single_host(headers: &HeaderMap) -> Result<Option<Authority>, ProxyError> {
     if values.next().is_some() {
         return Err(malformed("more than one Host"));
     }
-    let authority = std::str::from_utf8(value.as_bytes()).ok().and_then(Authority::parse);
-    authority.map(Some).ok_or_else(|| malformed("a Host that is not host[:port]"))
+    Authority::of(value).map(Some).ok_or_else(|| malformed("a Host that is not host[:port]"))
 }
 
 /// Equal up to a default port that one of them leaves out. CONNECT names a port

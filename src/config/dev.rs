@@ -16,21 +16,21 @@ use super::text::{Bind, Upstream, UrlPath, Word};
 /// `pillion.dev.yaml`: services of one machine, each with a sidecar.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["version", "services"]))]
 pub struct Dev {
     /// Version of this format.
-    #[schemars(required, schema_with = "version")]
+    #[schemars(schema_with = "version")]
     pub version: Option<u32>,
     /// The services by name.
-    #[schemars(required)]
     pub services: Option<BTreeMap<String, Service>>,
 }
 
 /// One service.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["command"]))]
 pub struct Service {
     /// The program and its arguments: a list of words, or a line for `sh -c`.
-    #[schemars(required)]
     pub command: Option<Command>,
     /// Where it runs, relative to this file. Default: this file's folder.
     pub directory: Option<Word>,
@@ -69,12 +69,11 @@ pub enum Command {
 /// A local port for one upstream.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["to", "listen"]))]
 pub struct Outbound {
     /// The service that is called.
-    #[schemars(required)]
     pub to: Option<Upstream>,
     /// The address to bind.
-    #[schemars(required)]
     pub listen: Option<Bind>,
 }
 
@@ -230,12 +229,12 @@ mod tests {
         let registry = Path::new("/run/x");
         let yaml = sidecar("users", &services["users"], 8081, Path::new("."), registry).to_string();
         let environment = Environment::of([("A", "b")]);
-        let loaded = super::super::load_str("users", &yaml, &environment).map_err(|p| p.to_string()).unwrap();
+        let loaded = load::load_str("users", &yaml, &environment).map_err(|p| p.to_string()).unwrap();
         assert_eq!(loaded.model.service.address, Some("127.0.0.1:8081".parse().unwrap()));
         assert_eq!(loaded.model.workers, 1);
         assert_eq!(loaded.model.upstreams["db"].listen, Some("127.0.0.1:9001".parse().unwrap()));
         let front = front("127.0.0.1:0", registry).to_string();
-        let front = super::super::load_str("dev", &front, &environment).map_err(|p| p.to_string()).unwrap();
+        let front = load::load_str("dev", &front, &environment).map_err(|p| p.to_string()).unwrap();
         assert_eq!(front.model.service.address, None);
     }
 }

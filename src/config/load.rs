@@ -275,8 +275,13 @@ impl<'a> Loader<'a> {
             paths.truncate(FILES);
         }
         if paths.len() == before {
-            let message = format!("no file matches `{}`", at.map_or("", At::shown));
-            self.problems.extend_from(at.map(|at| at.problem(message).warn()));
+            let shown = at.map_or("", At::shown);
+            // A folder of policies may be empty; one that is named must be there.
+            let problem = match pattern.contains(['*', '?', '[']) {
+                true => at.map(|at| at.problem(format!("no file matches `{shown}`")).warn()),
+                false => at.map(|at| at.problem(format!("there is no file `{shown}`"))),
+            };
+            self.problems.extend_from(problem);
         }
     }
 

@@ -31,5 +31,10 @@ pub use reload::Reload;
 /// of sysexits.h).
 pub const EXIT_CODE: u8 = 78;
 
+/// What is wrong with `name` as the name of a service.
+pub fn check_name(name: &str) -> Result<(), String> {
+    text::check("pillion-service", name)
+}
+
 #[cfg(test)]
 mod tests;

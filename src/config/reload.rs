@@ -210,8 +210,11 @@ impl Keeper {
             Ok(loaded) => {
                 self.follow(&loaded.watched, signal);
                 self.meters.refused.set(0.0);
-                self.refused = None;
+                let was_refused = self.refused.take().is_some();
                 if loaded.fingerprint == self.fingerprint {
+                    if was_refused || asked {
+                        tracing::info!("the files say what is in force");
+                    }
                     self.meters.unchanged.increment(u64::from(!unasked));
                     return;
                 }

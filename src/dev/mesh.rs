@@ -6,7 +6,7 @@ use super::place::Place;
 use super::service::Spec;
 use super::{Failure, Plan};
 use crate::app::{Addresses, App, Options};
-use crate::base::readiness::Condition;
+use crate::base::readiness::{Condition, Readiness};
 use crate::cli;
 use crate::config::reload::Reload;
 use crate::config::{self, Environment, Loaded, dev as form};
@@ -51,10 +51,11 @@ impl Mesh {
         Ok(Self { sidecars, front })
     }
 
-    /// All at one time.
+    /// First what came in by the shell's own, which may call through all others.
+    /// Nobody else has to hear of it, so no delay is needed.
     pub(super) async fn drain(&self) {
-        let all = self.sidecars.iter().chain([&self.front]);
-        futures_util::future::join_all(all.map(|sidecar| sidecar.app.drain())).await;
+        self.front.app.finish().await;
+        futures_util::future::join_all(self.sidecars.iter().map(|sidecar| sidecar.app.finish())).await;
     }
 
     pub(super) fn stop(self) -> Result<(), String> {
@@ -81,11 +82,12 @@ impl Sidecar {
                 (None, None)
             }
         };
-        let options = Options { reloads, metrics, ..Options::default() };
+        let readiness = Readiness::default();
+        let condition = service.then(|| readiness.condition("service"));
+        let options = Options { reloads, metrics, readiness, ..Options::default() };
         let name = &loaded.model.service.name;
         let app = App::start(Arc::clone(&loaded.model), options)
             .map_err(|error| format!("the sidecar of {name} can't start: {error}"))?;
-        let condition = service.then(|| app.readiness.condition("service"));
         Ok(Self { app, _reload: reload, service: std::sync::Mutex::new(condition) })
     }
 

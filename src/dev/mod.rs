@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -82,11 +83,13 @@ async fn all(plan: &Plan) -> Result<u8, Failure> {
     let place =
         Place::new().map_err(|error| Failure::Text(1, format!("no folder for the registry: {error}")))?;
     let specs = service::specs(plan, &environment, &services, &place)?;
-    for spec in &specs {
-        let built = service::build(spec, &plan.sink);
-        tokio::select! {
-            built = built => built.map_err(text(1))?,
-            () = ending(&mut signals) => return Ok(0),
+    // Side by side: one compiles while another waits for its downloads.
+    let builds = try_join_all(specs.iter().map(|spec| service::build(spec, &plan.sink)));
+    tokio::select! {
+        built = builds => drop(built.map_err(text(1))?),
+        () = ending(&mut signals) => {
+            plan.sink.note("ended before the services were built");
+            return Ok(130);
         }
     }
     let mesh = Mesh::start(plan, &environment, &specs, &place).map_err(text(1))?;

@@ -20,12 +20,15 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Binds `count` listeners to one address. An address that somebody else
 /// listens on is an error, which `SO_REUSEPORT` alone would hide.
 pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    let address = if address.port() == 0 {
-        address
-    } else {
-        // Asks without sharing; the socket is closed again at once.
-        socket(address, false)?;
-        address
+    // Held without sharing until it is bound, so that of two sidecars that start
+    // at one time only one gets it.
+    let _held = match address.port() {
+        0 => None,
+        _ => {
+            let held = socket(address, false)?;
+            socket2::SockRef::from(&held).set_reuse_port(true)?;
+            Some(held)
+        }
     };
     let first = socket(address, true)?;
     let bound = first.local_addr()?;

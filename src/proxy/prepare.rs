@@ -29,16 +29,20 @@ const PILLION_ERROR: HeaderName = HeaderName::from_static("pillion-error");
 /// Makes a request ready to be sent on.
 pub fn request(head: &mut request::Parts, door: &Door, exchange: &Exchange) -> Result<(), ProxyError> {
     let via = door.via();
-    if is_loop(&head.headers, via) {
+    let seen = Seen::of(&head.headers);
+    if seen.via && is_loop(&head.headers, via) {
         return Err(ProxyError::unsent(Reason::LoopDetected, "`Via` names this sidecar and this direction"));
     }
-    strip(&mut head.headers, exchange.upgrade == Upgrade::Protocol);
+    strip(&mut head.headers, seen, exchange.upgrade == Upgrade::Protocol);
+    if seen.dropped {
+        head.headers.remove(&PILLION_ERROR);
+    }
     head.headers.remove(CONTENT_LENGTH);
     set_host(head, exchange.authority.as_ref(), door);
     if door.direction == Direction::Inbound {
         forwarded(&mut head.headers, door.peer);
     }
-    append(&mut head.headers, VIA, via);
+    append(&mut head.headers, VIA, via, seen.via);
     let worker = &door.worker;
     propagate::ensure(
         &mut head.headers,
@@ -52,27 +56,69 @@ pub fn request(head: &mut request::Parts, door: &Door, exchange: &Exchange) -> R
 pub fn response(response: &mut Response<Body>, door: &Door, call: &Call) {
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS && call.upgrade == Upgrade::Protocol;
     let headers = response.headers_mut();
-    strip(headers, switching);
-    if door.direction == Direction::Inbound {
+    let seen = Seen::of(headers);
+    strip(headers, seen, switching);
+    if seen.dropped && door.direction == Direction::Inbound {
         headers.remove(&PILLION_ERROR);
     }
-    if !headers.contains_key(DATE) {
+    if !seen.date {
         headers.insert(DATE, door.worker.date());
     }
-    append(headers, VIA, door.via());
+    append(headers, VIA, door.via(), seen.via);
+}
+
+/// Which of the fields that matter here a head holds, found in one pass.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    connection: bool,
+    upgrade: bool,
+    te: bool,
+    /// Fields that are dropped whatever they say.
+    dropped: bool,
+    via: bool,
+    date: bool,
+}
+
+impl Seen {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "connection" => seen.connection = true,
+                "upgrade" => seen.upgrade = true,
+                "te" => seen.te = true,
+                "via" => seen.via = true,
+                "date" => seen.date = true,
+                "keep-alive"
+                | "proxy-connection"
+                | "proxy-authorization"
+                | "transfer-encoding"
+                | "http2-settings"
+                | "pillion-error" => seen.dropped = true,
+                _ => {}
+            }
+        }
+        seen
+    }
 }
 
 /// Takes out what belongs to one connection only.
-fn strip(headers: &mut HeaderMap, upgrading: bool) {
-    if headers.contains_key(CONNECTION) {
+fn strip(headers: &mut HeaderMap, seen: Seen, upgrading: bool) {
+    if seen.connection {
         strip_named(headers, upgrading);
-    } else if !upgrading {
+    } else if seen.upgrade && !upgrading {
         headers.remove(UPGRADE);
     }
-    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &PROXY_AUTHORIZATION, &TRANSFER_ENCODING, &HTTP2_SETTINGS] {
-        headers.remove(name);
+    if seen.dropped {
+        for name in
+            [&KEEP_ALIVE, &PROXY_CONNECTION, &PROXY_AUTHORIZATION, &TRANSFER_ENCODING, &HTTP2_SETTINGS]
+        {
+            headers.remove(name);
+        }
     }
-    if let Some(te) = headers.get(TE) {
+    if seen.te
+        && let Some(te) = headers.get(TE)
+    {
         let trailers =
             te.as_bytes().split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"trailers"));
         if trailers {
@@ -128,7 +174,7 @@ fn set_host(head: &mut request::Parts, authority: Option<&Authority>, door: &Doo
         return;
     }
     let host = match authority {
-        Some(authority) => HeaderValue::from_str(&authority.to_string()),
+        Some(authority) => Ok(authority.as_value().clone()),
         None => HeaderValue::from_str(door.router().model.service.name.as_str()),
     };
     if let Ok(host) = host {
@@ -146,10 +192,12 @@ fn forwarded(headers: &mut HeaderMap, peer: SocketAddr) {
         None => format!("{node};proto=http"),
     };
     if let Ok(value) = HeaderValue::from_str(&element) {
-        append(headers, FORWARDED, &value);
+        let present = headers.contains_key(FORWARDED);
+        append(headers, FORWARDED, &value, present);
     }
     if let Ok(value) = HeaderValue::from_str(&ip.to_string()) {
-        append(headers, X_FORWARDED_FOR, &value);
+        let present = headers.contains_key(&X_FORWARDED_FOR);
+        append(headers, X_FORWARDED_FOR, &value, present);
     }
     if !headers.contains_key(&X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
@@ -162,14 +210,13 @@ fn forwarded(headers: &mut HeaderMap, peer: SocketAddr) {
 }
 
 /// Adds an element to a list field, behind what is there.
-fn append(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue) {
-    let mut list = Vec::new();
-    let mut values = headers.get_all(&name).iter().peekable();
-    if values.peek().is_none() {
+fn append(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue, present: bool) {
+    if !present {
         headers.insert(name, element.clone());
         return;
     }
-    for value in values {
+    let mut list = Vec::new();
+    for value in headers.get_all(&name) {
         list.extend_from_slice(value.as_bytes());
         list.extend_from_slice(b", ");
     }
@@ -212,7 +259,8 @@ mod tests {
             ("te", "gzip, trailers"),
             ("x-end", "2"),
         ]);
-        strip(&mut headers, false);
+        let seen = Seen::of(&headers);
+        strip(&mut headers, seen, false);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["authorization", "host", "te", "x-end", "x-forwarded-for"]);
@@ -222,7 +270,8 @@ mod tests {
     #[test]
     fn an_upgrade_keeps_its_two_fields() {
         let mut headers = map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
-        strip(&mut headers, true);
+        let seen = Seen::of(&headers);
+        strip(&mut headers, seen, true);
         assert_eq!(headers["connection"], "upgrade");
         assert_eq!(headers["upgrade"], "websocket");
     }

@@ -8,7 +8,7 @@
 use std::rc::Rc;
 
 use http::{Request, Response, request};
-use tower::ServiceExt as _;
+use tower::{Service as _, ServiceExt as _};
 
 use super::connection::Door;
 use super::stack::{self, Call};
@@ -61,10 +61,13 @@ async fn phases(
 }
 
 async fn attempt(door: &Door, call: &Rc<Call>, body: Body) -> Result<Response<Body>, ProxyError> {
-    let stack = stack::of(&call.route, &door.worker);
+    let mut stack = stack::of(&call.route, &door.worker);
     let request = stack::Attempt { call: call.clone(), body };
     match &door.worker.layer {
-        None => stack.oneshot(request).await,
+        None => {
+            std::future::poll_fn(|cx| stack.poll_ready(cx)).await?;
+            stack.call(request).await
+        }
         Some(layer) => layer(stack::BoxedStack::new(stack)).oneshot(request).await,
     }
 }

@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use self::child::{Child, Command};
 use self::signals::{Request, Signals};
 use crate::app::{App, Options};
-use crate::base::readiness::{Condition, State};
+use crate::base::readiness::{Condition, Readiness, State};
 use crate::config::{Model, reload::Reload};
 use crate::telemetry::Metrics;
 
@@ -56,7 +56,13 @@ pub struct Plan {
 
 /// Runs until a signal, `POST /drain` or the service's own end. Returns the
 /// process's exit code.
-pub fn run(plan: Plan) -> u8 {
+pub fn run(mut plan: Plan) -> u8 {
+    if plan.file.is_none() && !plan.command.is_empty() {
+        // Nobody but the service has to know the ports, and it is told.
+        for said in ports::make_way(&mut Arc::make_mut(&mut plan.model).listen) {
+            tracing::warn!("{said}");
+        }
+    }
     if let Err(problem) = ports::taken(&plan.model) {
         tracing::error!("the sidecar can't start\n{problem}");
         return START_FAILED;
@@ -75,13 +81,15 @@ async fn start(plan: Plan) -> u8 {
         Err(error) => return failed(&error),
     };
     let (reload, reloads) = plan.reload.unzip();
-    let options = Options { reloads, metrics: plan.metrics, ..Options::default() };
+    let readiness = Readiness::default();
+    // Before the start: it must not be ready without its service for a moment.
+    let service = (!plan.command.is_empty()).then(|| readiness.condition(SERVICE));
+    let options = Options { reloads, metrics: plan.metrics, readiness, ..Options::default() };
     let app = match App::start(Arc::clone(&plan.model), options) {
         Ok(app) => app,
         Err(error) => return failed(&error),
     };
     banner::started(&plan.model, plan.file.as_deref(), &app.addresses, plan.banner);
-    let service = (!plan.command.is_empty()).then(|| app.readiness.condition(SERVICE));
     let mut life = Life { app: &app, signals, reload, service: None };
     let code = match service {
         None => life.alone().await,
@@ -162,7 +170,8 @@ impl Life<'_> {
     }
 
     async fn never_started(&mut self, signal: Signal) -> u8 {
-        match self.drained().await {
+        let app = self.app;
+        match self.until_signal(finish(app)).await {
             Ended::Done(()) => signals::exit_code(signal),
             Ended::Signal(second) => signals::exit_code(second),
         }
@@ -180,11 +189,12 @@ impl Life<'_> {
             if model.service.address.is_some() {
                 tracing::info!("the service answers");
             }
-            readiness.leaving().await;
+            std::future::pending::<()>().await;
         };
         let first = self.until_signal(async {
             tokio::select! {
                 status = service.wait() => Some(status),
+                () = readiness.leaving() => None,
                 () = health => None,
             }
         });
@@ -213,8 +223,10 @@ impl Life<'_> {
         self.service = None;
         let code = code_of(status);
         tracing::info!(code, "the service ended");
-        // A signal meanwhile ends the drain; the code stays the service's own.
-        let _ = self.drained().await;
+        // Nobody is left to serve new calls. A signal meanwhile ends the wait;
+        // the code stays the service's own.
+        let app = self.app;
+        let _ = self.until_signal(finish(app)).await;
         code
     }
 
@@ -257,8 +269,17 @@ impl Life<'_> {
 }
 
 async fn drain(app: &App) {
-    tracing::info!("draining");
-    if app.drain().await {
+    tracing::info!("draining; a second signal ends at once");
+    told(app.drain().await);
+}
+
+/// Without the delay in which new calls are served.
+async fn finish(app: &App) {
+    told(app.finish().await);
+}
+
+fn told(finished: bool) {
+    if finished {
         tracing::info!("drained");
     } else {
         tracing::warn!("the drain's deadline has passed; what still ran was ended");

@@ -8,15 +8,20 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use crate::config::Model;
+use crate::config::model::Listen;
+
+/// What to do about a port that is taken.
+const REMEDY: &str =
+    "Choose other addresses under `listen` (port 0 takes a free one), or end what holds these.";
 
 /// Every address of `model` that is taken, with its key and who holds it.
 pub fn taken(model: &Model) -> Result<(), String> {
-    let listen = &model.listen;
+    let Listen { inbound, outbound, admin, probes } = model.listen;
     let mut wanted = vec![
-        ("listen.inbound".to_owned(), listen.inbound),
-        ("listen.outbound".to_owned(), listen.outbound),
-        ("listen.admin".to_owned(), listen.admin),
-        ("listen.probes".to_owned(), listen.probes),
+        ("listen.inbound".to_owned(), inbound),
+        ("listen.outbound".to_owned(), outbound),
+        ("listen.admin".to_owned(), admin),
+        ("listen.probes".to_owned(), probes),
     ];
     for (name, upstream) in &model.upstreams {
         wanted.extend(upstream.listen.map(|listen| (format!("outbound, to: {name}, listen"), listen)));
@@ -29,7 +34,22 @@ pub fn taken(model: &Model) -> Result<(), String> {
             let _ = writeln!(problems, "{key}: can't listen on {address}{origin}: {why}");
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(problems.trim_end().to_owned()) }
+    if problems.is_empty() { Ok(()) } else { Err(format!("{problems}{REMEDY}")) }
+}
+
+/// Replaces each default port that is taken by a free one, and says so: a line
+/// for each.
+pub fn make_way(listen: &mut Listen) -> Vec<String> {
+    let Listen { inbound, outbound, admin, probes } = listen;
+    let all = [("inbound", inbound), ("outbound", outbound), ("admin", admin), ("probes", probes)];
+    let taken = all.into_iter().filter_map(|(key, address)| {
+        let error = TcpListener::bind(*address).err()?;
+        let why = describe(*address, &error);
+        let said = format!("{key}: not on {address} but on a free port: {why}");
+        address.set_port(0);
+        Some(said)
+    });
+    taken.collect()
 }
 
 fn describe(address: SocketAddr, error: &io::Error) -> String {
@@ -94,8 +114,10 @@ mod tests {
             "{problem}"
         );
         assert!(problem.contains("the port is taken by "), "{problem}");
-        drop(held);
+        let said = make_way(&mut model.listen);
+        assert!(said.len() == 1 && said[0].starts_with("admin: not on 127.0.0.1:"), "{said:?}");
         assert_eq!(taken(&model), Ok(()));
+        drop(held);
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub async fn send(
             _ => None,
         };
         let active = endpoint.begin();
-        let failed = match send_to(&endpoint, call, body, fresh).await {
+        let failed = match send_to(&endpoint, call, body, fresh, now).await {
             Ok(response) => {
                 let answered = Instant::now();
                 endpoint.answered(answered, answered.saturating_duration_since(now));
@@ -108,6 +108,7 @@ async fn send_to(
     call: &Call<'_>,
     body: Body,
     fresh: bool,
+    now: Instant,
 ) -> Result<Response<Body>, Failed> {
     if speaks_http2(endpoint, call) {
         let connection = match http2(endpoint, call, fresh).await {
@@ -116,7 +117,7 @@ async fn send_to(
         };
         connection.send(call.head, body, &call.send).await
     } else {
-        let connection = match http1(endpoint, call, fresh).await {
+        let connection = match http1(endpoint, call, fresh, now).await {
             Ok(connection) => connection,
             Err(error) => return Err(Failed { error, body: Some(body) }),
         };
@@ -138,11 +139,13 @@ fn speaks_http2(endpoint: &Endpoint, call: &Call<'_>) -> bool {
     }
 }
 
-async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool) -> Result<Http1, ProxyError> {
-    if !fresh && let Some(connection) = endpoint.take_idle(Instant::now()) {
+async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool, now: Instant) -> Result<Http1, ProxyError> {
+    if !fresh && let Some(connection) = endpoint.take_idle(now) {
         return Ok(connection);
     }
-    let stream = connect(endpoint.facts.address, call.connect_timeout, call.send.timers).await?;
+    // Boxed: most requests find a connection and should not hold room for making one.
+    let made = Box::pin(connect(endpoint.facts.address, call.connect_timeout, call.send.timers));
+    let stream = made.await?;
     Ok(Http1::new(Stream::from(stream)))
 }
 
@@ -150,6 +153,10 @@ async fn http2(endpoint: &Endpoint, call: &Call<'_>, fresh: bool) -> Result<Http
     if !fresh && let Some(connection) = endpoint.http2() {
         return Ok(connection);
     }
+    Box::pin(connect_http2(endpoint, call)).await
+}
+
+async fn connect_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Http2, ProxyError> {
     // Others may have made one while this call waited for its turn.
     let _turn = endpoint.may_connect().await;
     if let Some(connection) = endpoint.http2() {

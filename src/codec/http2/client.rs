@@ -14,6 +14,7 @@ use http::{HeaderValue, Request, Response, Uri, Version, request};
 use http_body::Body as _;
 use tokio::task::AbortHandle;
 
+use super::batch::{Batch, batched};
 use super::send::{Broken, Sender};
 use super::{CONNECTION_WINDOW, Incoming, SEND_BUFFER, STREAM_WINDOW};
 use crate::base::Limits;
@@ -46,17 +47,17 @@ pub struct InUse {
 impl Connection {
     /// Speaks the preface on `stream`.
     pub async fn handshake(stream: Stream, limits: &Limits) -> Result<Self, ProxyError> {
-        let (sender, connection) = h2::client::Builder::new()
+        let batch = Batch::new(stream);
+        let handshake = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
             .enable_push(false)
-            .handshake::<_, Bytes>(stream)
-            .await
-            .map_err(|error| {
-                ProxyError::unsent(Reason::ConnectFailed, format!("the HTTP/2 preface failed: {error}"))
-            })?;
+            .handshake::<_, Bytes>(batch.clone());
+        let (sender, connection) = batched(&batch, handshake).await.map_err(|error| {
+            ProxyError::unsent(Reason::ConnectFailed, format!("the HTTP/2 preface failed: {error}"))
+        })?;
         let shared = Rc::new(Shared {
             active: Cell::new(0),
             closed: Cell::new(false),
@@ -66,7 +67,7 @@ impl Connection {
         let closing = shared.clone();
         let task = tokio::task::spawn_local(async move {
             // Its error reaches every stream.
-            let _ = connection.await;
+            let _ = batched(&batch, connection).await;
             closing.closed.set(true);
         });
         shared.task.set(Some(task.abort_handle()));

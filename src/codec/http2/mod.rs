@@ -1,14 +1,16 @@
 //! HTTP/2, both sides, with the `h2` crate (RFC 9113).
 
+mod batch;
 pub mod client;
 mod floods;
 mod incoming;
 mod send;
 pub mod server;
+mod stream;
 mod tunnel;
 
 pub use incoming::Incoming;
-pub use server::Responder;
+pub use stream::Responder;
 
 /// Window of one stream in bytes.
 const STREAM_WINDOW: u32 = 64 * 1024;

@@ -88,6 +88,10 @@ fn a_file_that_is_not_there_is_a_problem_and_a_pattern_without_files_a_warning()
     let loaded = load(&folder.path().join("pillion.yaml"), &Environment::default()).unwrap();
     let warnings: Vec<String> = loaded.warnings.iter().map(|w| plain(w.headline(), folder.path())).collect();
     assert_eq!(warnings, ["pillion.yaml:3:12: warning: no file matches `none/*.yaml`"]);
+    let path = folder.path().join("pillion.yaml");
+    std::fs::write(&path, "version: 1\nservice: {name: a}\npolicies: [orders.yaml]\n").unwrap();
+    let problems = load(&path, &Environment::default()).unwrap_err();
+    assert!(plain(&problems, folder.path()).starts_with("pillion.yaml:3:12: there is no file `orders.yaml`"));
     let problems = load(&folder.path().join("nothing.yaml"), &Environment::default()).unwrap_err();
     assert_eq!(
         plain(&problems, folder.path()),

@@ -1,0 +1,214 @@
+//! One stream of a server's connection: a request, its answer, or a tunnel.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::header::{CONTENT_LENGTH, COOKIE, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
+use http_body::Body as _;
+
+use super::Incoming;
+use super::send::{self, Sender};
+use super::server::Active;
+use super::tunnel::Tunnel;
+use crate::base::timers::Timer;
+use crate::base::{ProxyError, Reason};
+use crate::codec::guard::{self, RequestFacts};
+use crate::codec::{AnswerBody, Body, Exchange, Handler, Interim, ServerContext, Stream, Takeover, Upgrade};
+
+/// The way back for a stream's heads.
+#[derive(Clone)]
+pub struct Responder(Rc<RefCell<SendResponse<Bytes>>>);
+
+/// What a stream needs from its first to its last byte.
+struct Served<H> {
+    method: Method,
+    responder: Responder,
+    context: Rc<ServerContext>,
+    handler: Rc<H>,
+    _active: Active,
+}
+
+/// Serves a stream in a task of its own. What needs no waiting is done here, so
+/// that the task is no larger than it must be.
+pub fn spawn<H: Handler>(
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    shared: (&Rc<ServerContext>, &Rc<H>),
+    active: Active,
+) {
+    let (mut head, receive) = request.into_parts();
+    join_cookies(&mut head.headers);
+    let served = Served {
+        method: head.method.clone(),
+        responder: Responder(Rc::new(RefCell::new(respond))),
+        context: shared.0.clone(),
+        handler: shared.1.clone(),
+        _active: active,
+    };
+    match served.check(&head) {
+        Ok(facts) => {
+            let (body, tunnel) = served.body(&head, receive, facts.upgrade);
+            let exchange = Exchange {
+                received: Instant::now(),
+                authority: facts.authority,
+                upgrade: facts.upgrade,
+                interim: Interim::Http2(served.responder.clone()),
+            };
+            let call = served.handler.call(Request::from_parts(head, body), exchange);
+            tokio::task::spawn_local(served.serve(call, tunnel));
+        }
+        Err(error) => {
+            let response = served.handler.refuse(error);
+            tokio::task::spawn_local(served.answer(response, None));
+        }
+    }
+}
+
+impl Responder {
+    /// Passes on a 1xx answer.
+    pub fn send_interim(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        *response.headers_mut() = headers.clone();
+        // A stream that is gone needs no interim answer.
+        let _ = self.0.borrow_mut().send_informational(response);
+    }
+
+    fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.borrow_mut().poll_reset(cx).map(|_| ())
+    }
+}
+
+impl<H: Handler> Served<H> {
+    fn check(&self, head: &request::Parts) -> Result<RequestFacts, ProxyError> {
+        let facts = guard::check_http2_request(head)?;
+        let target = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
+        if target > self.context.limits.target {
+            let detail = "the target is longer than limits.target";
+            return Err(ProxyError::unsent(Reason::TargetTooLong, detail).over("target"));
+        }
+        if head.headers.len() > self.context.limits.header_fields {
+            let detail = "more fields than limits.header_fields";
+            return Err(ProxyError::unsent(Reason::HeaderTooLarge, detail).over("header_fields"));
+        }
+        Ok(facts)
+    }
+
+    /// The request's body. The bytes of a tunnel are not part of it.
+    fn body(
+        &self,
+        head: &request::Parts,
+        receive: RecvStream,
+        upgrade: Upgrade,
+    ) -> (Body, Option<RecvStream>) {
+        if upgrade == Upgrade::Connect {
+            return (Body::Empty, Some(receive));
+        }
+        if receive.is_end_stream() {
+            return (Body::Empty, None);
+        }
+        let (timers, idle) = (self.context.timers.clone(), self.context.limits.body_idle);
+        (Body::Http2(Incoming::of_request(receive, &head.headers, timers, idle)), None)
+    }
+
+    async fn serve(self, call: impl Future<Output = Response<H::Body>>, tunnel: Option<RecvStream>) {
+        let response = {
+            let mut call = std::pin::pin!(call);
+            poll_fn(|cx| {
+                if let Poll::Ready(response) = call.as_mut().poll(cx) {
+                    return Poll::Ready(Some(response));
+                }
+                self.responder.poll_reset(cx).map(|()| None)
+            })
+            .await
+        };
+        if let Some(response) = response {
+            self.answer(response, tunnel).await;
+        }
+    }
+
+    async fn answer(self, response: Response<H::Body>, tunnel: Option<RecvStream>) {
+        let (mut head, mut body) = response.into_parts();
+        strip(&mut head.headers);
+        head.version = Version::HTTP_2;
+        let takeover = body.takeover().zip(tunnel);
+        let bodiless = self.method == Method::HEAD
+            || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let end = takeover.is_none() && (bodiless || body.is_end_stream());
+        if !end
+            && takeover.is_none()
+            && let Some(length) = body.size_hint().exact()
+            && !head.headers.contains_key(CONTENT_LENGTH)
+        {
+            head.headers.insert(CONTENT_LENGTH, length.into());
+        }
+        let sent = self.responder.0.borrow_mut().send_response(Response::from_parts(head, ()), end);
+        let Ok(stream) = sent else { return };
+        if end {
+            body.written();
+        } else if let Some((takeover, receive)) = takeover {
+            body.written();
+            drop(body);
+            hand_over(takeover, Tunnel::new(receive, stream)).await;
+        } else {
+            self.stream(Sender::new(stream, body)).await;
+        }
+    }
+
+    async fn stream(&self, mut sender: Sender<H::Body>) {
+        let (context, mut timer) = (&self.context, None::<Timer>);
+        let result = poll_fn(|cx| {
+            if let Poll::Ready(result) = sender.poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            if !sender.is_stalled() {
+                timer = None;
+                return Poll::Pending;
+            }
+            let stalled =
+                timer.get_or_insert_with(|| context.timers.at(Instant::now() + context.limits.stream_idle));
+            stalled.poll_fired(cx).map(|()| None)
+        })
+        .await;
+        match result {
+            Some(Ok(())) => sender.body_mut().written(),
+            Some(Err(send::Broken::Body(error))) => sender.reset(send::reset_for(error.reason)),
+            Some(Err(send::Broken::Stream)) => {}
+            None => {
+                self.handler.limited("stream_idle");
+                sender.reset(h2::Reason::CANCEL);
+            }
+        }
+    }
+}
+
+async fn hand_over(takeover: Takeover, tunnel: Tunnel) {
+    takeover(Stream::Boxed(Box::pin(tunnel))).await;
+}
+
+/// HTTP/2 may cut a cookie into crumbs; nobody else may see them
+/// (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if crumbs.next().and(crumbs.next()).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_maybe_shared(Bytes::from(crumbs.join(&b"; "[..]))) {
+        headers.insert(COOKIE, whole);
+    }
+}
+
+/// Fields that HTTP/2 has no place for.
+fn strip(headers: &mut HeaderMap) {
+    for name in ["connection", "transfer-encoding", "keep-alive", "proxy-connection", "upgrade"] {
+        headers.remove(name);
+    }
+}
