@@ -4,8 +4,8 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use pillion::config::Model;
 use pillion::base::{Protocol, UpstreamName};
+use pillion::config::Model;
 use pillion::config::model::{Limits, RoutePolicy, Upstream};
 
 use crate::support::bulk::Bulk;

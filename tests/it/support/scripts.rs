@@ -250,7 +250,9 @@ fn many_fields(stream: &mut TcpStream) {
 }
 
 fn slowly(stream: &mut TcpStream) {
-    for byte in b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n" {
+    for byte in
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    {
         stream.write_all(&[*byte]).unwrap();
     }
     wait_for_end(stream);
