@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 
 use crate::admin::{self, AdminState};
@@ -86,6 +86,7 @@ struct Bound {
 impl App {
     /// Binds every listener, then starts the threads. An address that is taken
     /// is an error here, and nothing is left running.
+    #[allow(clippy::needless_pass_by_value, reason = "it is handed over")]
     pub fn start(model: Arc<Model>, options: Options) -> Result<Self, StartError> {
         let Options { reloads, metrics, readiness, layer } = options;
         let Bound { addresses, admin, probes, workers: listeners } = Bound::new(&model)?;
@@ -122,14 +123,14 @@ impl App {
             app.spawn(runtime::worker(number, plan))?;
         }
         let controls = Control {
-            version: 1,
             orders: Arc::new(orders),
             model: model_sender,
             directory: directory.clone(),
             metrics: app.metrics.clone(),
             readiness: app.readiness.clone(),
             inbound: app.addresses.inbound,
-            bound: app.addresses.upstreams.clone(),
+            ports: local_ports(&model),
+            version: 1,
         };
         let discovery =
             Discovery { config: model_receiver, names: wanted, directory, metrics: app.metrics.clone() };
@@ -255,16 +256,16 @@ fn said(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// What the control thread holds.
 struct Control {
-    /// Models that were applied.
-    version: u32,
     orders: Arc<Vec<mpsc::UnboundedSender<Order>>>,
     model: watch::Sender<Arc<Model>>,
     directory: Directory,
     metrics: Metrics,
     readiness: Readiness,
     inbound: SocketAddr,
-    /// Local ports as they were bound.
-    bound: BTreeMap<UpstreamName, SocketAddr>,
+    /// The local ports that are served, as the model names them.
+    ports: BTreeMap<UpstreamName, SocketAddr>,
+    /// Number of the model in force.
+    version: u32,
 }
 
 impl Control {
@@ -297,7 +298,7 @@ impl Control {
         if let Some(mut reloads) = reloads {
             spawn_local(async move {
                 while let Some(model) = reloads.recv().await {
-                    self.apply(model);
+                    self.apply(model).await;
                 }
             });
         }
@@ -317,8 +318,8 @@ impl Control {
         }
     }
 
-    fn apply(&mut self, model: Arc<Model>) {
-        self.follow_ports(&model);
+    async fn apply(&mut self, model: Arc<Model>) {
+        self.follow_ports(&model).await;
         for worker in self.orders.iter() {
             // A worker that has ended needs no model.
             let _ = worker.send(Order::Apply(model.clone()));
@@ -328,27 +329,33 @@ impl Control {
         self.metrics.gauge(&names::CONFIG_VERSION, &[]).set(f64::from(self.version));
     }
 
-    /// Opens and closes local ports. What can't be bound is told, and the rest goes on.
-    fn follow_ports(&mut self, model: &Model) {
-        let old = local_ports(&self.model.borrow());
-        let new = local_ports(model);
-        for name in old.keys().filter(|name| old.get(*name) != new.get(*name)) {
-            self.bound.remove(name);
+    /// Opens and closes local ports. What can't be bound is told and tried again
+    /// with the next model; the rest goes on.
+    async fn follow_ports(&mut self, model: &Model) {
+        let wanted = local_ports(model);
+        let gone: Vec<_> = self.ports.iter().filter(|(name, at)| wanted.get(*name) != Some(*at)).collect();
+        let gone: Vec<UpstreamName> = gone.into_iter().map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            self.ports.remove(&name);
             for worker in self.orders.iter() {
-                let _ = worker.send(Order::Close(Gate::Upstream(name.clone())));
+                let (closed, done) = oneshot::channel();
+                if worker.send(Order::Close(Gate::Upstream(name.clone()), closed)).is_ok() {
+                    let _ = done.await;
+                }
             }
         }
-        for (name, address) in new.iter().filter(|(name, address)| old.get(*name) != Some(*address)) {
-            match proxy::bind(*address, self.orders.len()) {
+        for (name, address) in wanted {
+            if self.ports.contains_key(&name) {
+                continue;
+            }
+            match proxy::bind(address, self.orders.len()) {
                 Ok(listeners) => {
                     for (worker, listener) in self.orders.iter().zip(listeners) {
                         let _ = worker.send(Order::Listen(listener, Gate::Upstream(name.clone())));
                     }
-                    self.bound.insert(name.clone(), *address);
+                    self.ports.insert(name, address);
                 }
-                Err(error) => {
-                    tracing::error!("{}", refused(&format!("to: {name}: listen"), *address, &error))
-                }
+                Err(error) => tracing::error!("{}", refused(&format!("to: {name}: listen"), address, &error)),
             }
         }
     }

@@ -3,12 +3,14 @@
 
 mod answer;
 mod connection;
+mod deadline;
 mod detect;
 mod listener;
 mod prepare;
 mod relay;
 mod reply;
 mod request;
+mod retries;
 mod router;
 mod stack;
 mod tunnel;
@@ -40,7 +42,7 @@ mod tests {
         let connection = of_connection(connection::serve);
         let request = of_request(request::serve);
         println!("a connection: {connection} bytes, a request: {request} bytes");
-        assert!(connection <= 2048, "a connection takes {connection} bytes");
-        assert!(request <= 4096, "a request takes {request} bytes");
+        assert!(connection <= 2816, "a connection takes {connection} bytes");
+        assert!(request <= 3584, "a request takes {request} bytes");
     }
 }

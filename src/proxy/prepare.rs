@@ -34,9 +34,6 @@ pub fn request(head: &mut request::Parts, door: &Door, exchange: &Exchange) -> R
         return Err(ProxyError::unsent(Reason::LoopDetected, "`Via` names this sidecar and this direction"));
     }
     strip(&mut head.headers, seen, exchange.upgrade == Upgrade::Protocol);
-    if seen.dropped {
-        head.headers.remove(&PILLION_ERROR);
-    }
     head.headers.remove(CONTENT_LENGTH);
     set_host(head, exchange.authority.as_ref(), door);
     if door.direction == Direction::Inbound {
@@ -58,7 +55,7 @@ pub fn response(response: &mut Response<Body>, door: &Door, call: &Call) {
     let headers = response.headers_mut();
     let seen = Seen::of(headers);
     strip(headers, seen, switching);
-    if seen.dropped && door.direction == Direction::Inbound {
+    if seen.error && door.direction == Direction::Inbound {
         headers.remove(&PILLION_ERROR);
     }
     if !seen.date {
@@ -77,6 +74,7 @@ struct Seen {
     dropped: bool,
     via: bool,
     date: bool,
+    error: bool,
 }
 
 impl Seen {
@@ -93,8 +91,8 @@ impl Seen {
                 | "proxy-connection"
                 | "proxy-authorization"
                 | "transfer-encoding"
-                | "http2-settings"
-                | "pillion-error" => seen.dropped = true,
+                | "http2-settings" => seen.dropped = true,
+                "pillion-error" => seen.error = true,
                 _ => {}
             }
         }
@@ -175,7 +173,10 @@ fn set_host(head: &mut request::Parts, authority: Option<&Authority>, door: &Doo
     }
     let host = match authority {
         Some(authority) => Ok(authority.as_value().clone()),
-        None => HeaderValue::from_str(door.router().model.service.name.as_str()),
+        None => match &door.fixed {
+            Some(upstream) => HeaderValue::from_str(upstream.as_str()),
+            None => HeaderValue::from_str(door.router().model.service.name.as_str()),
+        },
     };
     if let Ok(host) = host {
         head.headers.insert(HOST, host);

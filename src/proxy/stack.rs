@@ -4,29 +4,25 @@
 //! already, so its type is concrete and its cost that of a function call. A
 //! layer is thin: what it decides is a type in `policy/`.
 
-use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::pin::Pin;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
 use http::{Response, StatusCode, request};
-use http_body::{Frame, SizeHint};
-use pin_project_lite::pin_project;
 use tower::util::UnsyncBoxService;
-use tower::{Service, ServiceBuilder, ServiceExt as _};
+use tower::{Service, ServiceBuilder};
 
 use super::connection::Door;
+use super::deadline::Deadline;
+use super::retries::Retries;
 use super::router::Route;
 use super::worker::Worker;
-use crate::base::timers::{Timer, Timers};
-use crate::base::{ProxyError, Reason};
+use crate::base::ProxyError;
+use crate::base::timers::Timers;
+use crate::codec::pace::Moved;
 use crate::codec::{Body, Exchange, Interim, SendContext, Upgrade};
-use crate::config::model::{Balance, HashOn, Retry, Timeout};
-use crate::policy::retry::Outcome;
+use crate::config::model::{Balance, HashOn};
 use crate::upstream::{self, Endpoint, Upstream};
 
 /// A stack whose type is hidden, for [`Layer`].
@@ -47,14 +43,13 @@ pub struct Call {
     /// Whether the caller asks to change the protocol.
     pub upgrade: Upgrade,
     interim: Interim,
+    moved: Option<Moved>,
     worker: Rc<Worker>,
     peer: std::net::SocketAddr,
     /// Endpoints that failed it.
     tried: RefCell<Vec<Rc<Endpoint>>>,
     /// Held from the attempt that was answered until the answer ends.
     active: RefCell<Option<upstream::Active>>,
-    /// Attempts made.
-    attempts: Cell<u32>,
 }
 
 /// What goes through the stack: a call and its body.
@@ -74,11 +69,11 @@ impl Call {
             received: exchange.received,
             upgrade: exchange.upgrade,
             interim: exchange.interim,
+            moved: exchange.moved,
             worker: door.worker.clone(),
             peer: door.peer,
             tried: RefCell::default(),
             active: RefCell::default(),
-            attempts: Cell::new(0),
         }
     }
 
@@ -87,14 +82,30 @@ impl Call {
         &self.worker.timers
     }
 
+    /// The worker that serves it.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// Counts how the request's body comes, where it has one.
+    pub fn upload(&self) -> Option<Moved> {
+        self.moved.clone()
+    }
+
+    /// Parts of the request's body that have come.
+    pub fn moved(&self) -> u64 {
+        self.moved.as_ref().map_or(0, Moved::count)
+    }
+
+    /// Takes the request at hand out of the call, to be held by a tunnel that
+    /// outlives it.
+    pub fn take_active(&self) -> Option<upstream::Active> {
+        self.active.take()
+    }
+
     /// The answer has ended: the endpoint has one request less at hand.
     pub fn ended(&self) {
         *self.active.borrow_mut() = None;
-    }
-
-    /// What counts the call as one of its endpoint's.
-    pub fn take_active(&self) -> Option<upstream::Active> {
-        self.active.take()
     }
 }
 
@@ -104,14 +115,13 @@ pub fn of(
     worker: &Rc<Worker>,
 ) -> impl Service<Attempt, Response = Response<Body>, Error = ProxyError, Future: 'static> + 'static {
     ServiceBuilder::new()
-        .layer_fn(|inner| Deadline { inner, route: route.clone(), worker: worker.clone() })
-        .layer_fn(|inner| Retries { inner, route: route.clone() })
+        .layer_fn(|inner| Deadline::new(inner, route, worker))
+        .layer_fn(|inner| Retries::new(inner, route))
         .service(tower::service_fn(attempt))
 }
 
 /// One attempt.
 async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, ProxyError> {
-    call.attempts.set(call.attempts.get() + 1);
     let policy = &call.route.policy;
     let key = match &policy.balance {
         Balance::Hash(on) => hash_key(on, &call),
@@ -154,228 +164,6 @@ fn hash_key(on: &HashOn, call: &Call) -> Option<Vec<u8>> {
             })
         }),
     }
-}
-
-/// Bounds the wait for the head of the answer. What the policy says of the
-/// rest of the answer is kept by [`super::Answer`].
-struct Deadline<S> {
-    inner: S,
-    route: Rc<Route>,
-    worker: Rc<Worker>,
-}
-
-pin_project! {
-    struct Bounded<F> {
-        #[pin]
-        inner: F,
-        timer: Timer,
-        end: Instant,
-        limit: Duration,
-        reason: Reason,
-        // When the request's body moved last, where the idle timeout is the shorter.
-        idle: Option<Rc<Cell<Instant>>>,
-        route: Rc<Route>,
-        worker: Rc<Worker>,
-    }
-}
-
-/// A request's body that tells when it moves.
-struct Watched {
-    body: Body,
-    moved: Rc<Cell<Instant>>,
-}
-
-/// When `body` moves, from now on.
-fn watch(body: &mut Body, now: Instant) -> Rc<Cell<Instant>> {
-    let moved = Rc::new(Cell::new(now));
-    if !matches!(body, Body::Empty | Body::Full(_)) {
-        let watched = Watched { body: std::mem::take(body), moved: moved.clone() };
-        *body = Body::Boxed(Box::pin(watched));
-    }
-    moved
-}
-
-impl http_body::Body for Watched {
-    type Data = Bytes;
-    type Error = ProxyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.moved.set(Instant::now());
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl<S> Service<Attempt> for Deadline<S>
-where
-    S: Service<Attempt, Response = Response<Body>, Error = ProxyError>,
-{
-    type Response = Response<Body>;
-    type Error = ProxyError;
-    type Future = Bounded<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut attempt: Attempt) -> Self::Future {
-        let (Timeout::Head(timeout) | Timeout::Whole(timeout)) = self.route.policy.timeout;
-        let received = attempt.call.received;
-        let idle = (self.route.policy.idle_timeout < timeout).then(|| watch(&mut attempt.body, received));
-        let first = if idle.is_some() { self.route.policy.idle_timeout } else { timeout };
-        let timer = self.worker.timers.at(received + first);
-        let (route, worker) = (self.route.clone(), self.worker.clone());
-        let (inner, end) = (self.inner.call(attempt), received + timeout);
-        Bounded { inner, timer, end, limit: timeout, reason: Reason::Timeout, idle, route, worker }
-    }
-}
-
-impl<F: Future<Output = Result<Response<Body>, ProxyError>>> Future for Bounded<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        if let Poll::Ready(result) = this.inner.poll(cx) {
-            return Poll::Ready(result);
-        }
-        if this.worker.is_stopping() {
-            let detail = "the time that `drain.deadline` gives was over";
-            return Poll::Ready(Err(ProxyError::new(Reason::ShuttingDown, detail)));
-        }
-        ready!(this.timer.poll_fired(cx));
-        let limit = this.route.policy.idle_timeout;
-        if let Some(moved) = this.idle
-            && Instant::now() < *this.end
-        {
-            let idle_end = moved.get() + limit;
-            if Instant::now() < idle_end {
-                this.timer.arm(idle_end.min(*this.end));
-                // Registers the waker: a timer never fires while it is armed.
-                let _ = this.timer.poll_fired(cx);
-                return Poll::Pending;
-            }
-            (*this.limit, *this.reason) = (limit, Reason::StreamIdle);
-        }
-        let detail = match this.reason {
-            Reason::StreamIdle => {
-                format!("nothing moved for the {:?} of the route's `idle_timeout`", this.limit)
-            }
-            Reason::PerTryTimeout => format!("no answer within the {:?} of `retry.per_try`", this.limit),
-            _ => format!("no answer within the route's {:?}", this.limit),
-        };
-        let error = ProxyError::new(*this.reason, detail);
-        Poll::Ready(Err(ProxyError { rule: this.route.origin.clone(), ..error }))
-    }
-}
-
-/// Makes further attempts, as the route's `retry` says.
-struct Retries<S> {
-    inner: S,
-    route: Rc<Route>,
-}
-
-impl<S> Service<Attempt> for Retries<S>
-where
-    S: Service<Attempt, Response = Response<Body>, Error = ProxyError> + Clone + 'static,
-    S::Future: 'static,
-{
-    type Response = Response<Body>;
-    type Error = ProxyError;
-    type Future = Retrying<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, attempt: Attempt) -> Self::Future {
-        match &self.route.policy.retry {
-            None => Retrying::Once { inner: self.inner.call(attempt) },
-            Some(_) => Retrying::Often { inner: Box::pin(retry(self.inner.clone(), attempt)) },
-        }
-    }
-}
-
-pin_project! {
-    #[project = RetryingProjection]
-    enum Retrying<F> {
-        Once { #[pin] inner: F },
-        Often { inner: Pin<Box<dyn Future<Output = Result<Response<Body>, ProxyError>>>> },
-    }
-}
-
-impl<F: Future<Output = Result<Response<Body>, ProxyError>>> Future for Retrying<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        match self.project() {
-            RetryingProjection::Once { inner } => inner.poll(cx),
-            RetryingProjection::Often { inner } => inner.as_mut().poll(cx),
-        }
-    }
-}
-
-async fn retry<S>(inner: S, first: Attempt) -> Result<Response<Body>, ProxyError>
-where
-    S: Service<Attempt, Response = Response<Body>, Error = ProxyError> + Clone,
-{
-    let call = first.call.clone();
-    let Some(policy) = &call.route.policy.retry else { return inner.oneshot(first).await };
-    call.route.budget.borrow_mut().deposit(Instant::now());
-    let mut body = first.body;
-    for attempt in 1.. {
-        let again = match &body {
-            Body::Empty => Some(Body::Empty),
-            Body::Full(bytes) => Some(Body::Full(bytes.clone())),
-            _ => None,
-        };
-        let result = one_try(inner.clone(), Attempt { call: call.clone(), body }, policy).await;
-        let why = match &result {
-            Ok(response) => policy.wants(Outcome::Status(response.status())),
-            Err(error) => policy.wants(Outcome::Failed(error)),
-        };
-        match (why, again) {
-            (Some(why), Some(again)) if attempt <= policy.max && may_retry(&call, &result) => {
-                call.ended();
-                call.route.metrics.retried(why);
-                body = again;
-            }
-            _ => return result,
-        }
-        let pause = policy.pause(attempt + 1, &mut call.worker.random.borrow_mut());
-        call.worker.timers.at(Instant::now() + pause).fired().await;
-    }
-    Err(ProxyError::new(Reason::Overload, "no attempt was made"))
-}
-
-/// Idempotent, or surely not sent; and within the budget.
-fn may_retry(call: &Call, result: &Result<Response<Body>, ProxyError>) -> bool {
-    use crate::policy::retry::{is_free, is_idempotent};
-    let method = &call.head.method;
-    let harmless = is_idempotent(method) || result.as_ref().is_err_and(|error| is_free(error, method));
-    harmless && call.route.budget.borrow_mut().withdraw(Instant::now())
-}
-
-async fn one_try<S>(inner: S, attempt: Attempt, policy: &Retry) -> Result<Response<Body>, ProxyError>
-where
-    S: Service<Attempt, Response = Response<Body>, Error = ProxyError>,
-{
-    let Some(limit) = policy.per_try else { return inner.oneshot(attempt).await };
-    let (route, worker) = (attempt.call.route.clone(), attempt.call.worker.clone());
-    let timer = worker.timers.at(Instant::now() + limit);
-    let (reason, end) = (Reason::PerTryTimeout, Instant::now() + limit);
-    let inner = inner.oneshot(attempt);
-    Bounded { inner, timer, end, limit, reason, idle: None, route, worker }.await
 }
 
 /// Whether an answer goes on without an end in sight, so that no total timeout
