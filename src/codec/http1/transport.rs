@@ -226,10 +226,9 @@ impl Transport {
             if matches!(filled, Ok(1..)) {
                 continue;
             }
-            // A reset is no end: what came before it may not be all.
-            let clean = filled.is_ok();
             inner.ended = true;
-            let complete = clean && inner.decoder.end_of_connection();
+            // A reset is no end: what came before it may not be all.
+            let complete = filled.is_ok() && inner.decoder.end_of_connection();
             return Poll::Ready(if complete { None } else { Some(Err(NoBody::Ended)) });
         }
     }
