@@ -86,6 +86,7 @@ struct Bound {
 impl App {
     /// Binds every listener, then starts the threads. An address that is taken
     /// is an error here, and nothing is left running.
+    #[allow(clippy::needless_pass_by_value, reason = "it is handed over")]
     pub fn start(model: Arc<Model>, options: Options) -> Result<Self, StartError> {
         let Options { reloads, metrics, readiness, layer } = options;
         let Bound { addresses, admin, probes, workers: listeners } = Bound::new(&model)?;

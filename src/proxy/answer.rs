@@ -73,12 +73,16 @@ impl Answer {
         Self { body, record, call: None, idle: None, deadline: None, takeover: None }
     }
 
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        self.deadline.as_mut().is_some_and(|deadline| deadline.poll_fired(cx).is_ready())
+    }
+
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
         let Some(call) = &self.call else { return Poll::Pending };
         if let Some(deadline) = &mut self.deadline
             && deadline.poll_fired(cx).is_ready()
         {
-            return Poll::Ready(ProxyError::new(Reason::Timeout, "the answer was not complete in time"));
+            return Poll::Ready(late());
         }
         let limit = call.route.policy.idle_timeout;
         let (idle, seen) =
@@ -96,6 +100,10 @@ impl Answer {
     }
 }
 
+fn late() -> ProxyError {
+    ProxyError::new(Reason::Timeout, "the answer was not complete in time")
+}
+
 impl http_body::Body for Answer {
     type Data = Bytes;
     type Error = ProxyError;
@@ -105,6 +113,8 @@ impl http_body::Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            // A body that is always ready has to end in time too.
+            Poll::Ready(Some(_)) if self.is_late(cx) => Some(Err(late())),
             Poll::Ready(frame) => frame,
             Poll::Pending => match self.poll_limits(cx) {
                 Poll::Ready(error) => Some(Err(error)),

@@ -100,7 +100,7 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConne
     match first {
         First::Nothing => {}
         First::Http1 | First::Http2 => http(door, Stream::from(tcp), first, begun).await,
-        First::Opaque => opaque(&door, Stream::from(tcp)).await,
+        First::Opaque => Box::pin(opaque(&door, Stream::from(tcp))).await,
     }
     drop(open);
 }
@@ -111,7 +111,8 @@ pub async fn http(door: Rc<Door>, stream: Stream, version: First, begun: Option<
     let context = door.context.clone();
     let requests = Requests(door);
     match version {
-        First::Http2 => http2::server::serve(stream, context, Rc::new(requests)).await,
+        // Boxed, so that a connection of HTTP/1 does not hold room for it.
+        First::Http2 => Box::pin(http2::server::serve(stream, context, Rc::new(requests))).await,
         _ => http1::server::serve(stream, &context, &requests, begun).await,
     }
 }

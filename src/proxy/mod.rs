@@ -20,5 +20,29 @@ pub use answer::Answer;
 pub use connection::{Door, Gate};
 pub use listener::{accept, bind};
 pub use router::Router;
-pub use stack::{BoxedStack, Call, Layer};
+pub use stack::{Attempt, BoxedStack, Call, Layer};
 pub use worker::{Instance, Worker};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_connection<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn of_request<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What each open connection and each request at hand costs, beside what
+    /// they allocate. A step over the bound is a decision, not an accident.
+    #[test]
+    fn futures_stay_small() {
+        let connection = of_connection(connection::serve);
+        let request = of_request(request::serve);
+        println!("a connection: {connection} bytes, a request: {request} bytes");
+        assert!(connection <= 2816, "a connection takes {connection} bytes");
+        assert!(request <= 3584, "a request takes {request} bytes");
+    }
+}

@@ -99,6 +99,7 @@ impl Form {
 }
 
 /// Answers with an error.
+#[allow(clippy::needless_pass_by_value, reason = "an error that was answered is over")]
 pub fn answer(door: &Door, error: ProxyError, form: Form, mut record: Record) -> Response<Answer> {
     record.failed(error.reason);
     if let Some(limit) = error.limit {

@@ -18,6 +18,7 @@ use crate::codec::{Body, Exchange, Takeover, Upgrade};
 use crate::telemetry::record::Record;
 
 /// How the phases end.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum Outcome {
     /// The upstream has answered.
     Answered(Response<Body>, Rc<Call>),

@@ -62,6 +62,7 @@ fn is_traceparent(value: &[u8]) -> bool {
         }
 }
 
+#[allow(clippy::cast_possible_truncation, reason = "all but four bits are cut off")]
 fn new_traceparent(random: &mut fastrand::Rng) -> HeaderValue {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";

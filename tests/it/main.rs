@@ -14,4 +14,5 @@ mod hostile_http1;
 mod hostile_http2;
 mod limits;
 mod misbehaving;
+mod policy;
 mod support;

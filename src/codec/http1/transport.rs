@@ -222,15 +222,13 @@ impl Transport {
                 Ok(Decoded::End) => return Poll::Ready(None),
                 Ok(Decoded::More) => {}
             }
-            let clean = inner.ended
-                || match ready!(inner.poll_fill(cx)) {
-                    Ok(1..) => continue,
-                    Ok(0) => true,
-                    // A reset is no end: what came before it may not be all.
-                    Err(_) => false,
-                };
+            let filled = if inner.ended { Ok(0) } else { ready!(inner.poll_fill(cx)) };
+            if matches!(filled, Ok(1..)) {
+                continue;
+            }
             inner.ended = true;
-            let complete = clean && inner.decoder.end_of_connection();
+            // A reset is no end: what came before it may not be all.
+            let complete = filled.is_ok() && inner.decoder.end_of_connection();
             return Poll::Ready(if complete { None } else { Some(Err(NoBody::Ended)) });
         }
     }
