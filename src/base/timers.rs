@@ -319,14 +319,15 @@ mod tests {
         let far = TICK * (3 * 512);
         let mut timer = timers.at(timers.0.start + far);
         let mut due = Vec::new();
-        let mut wheel = timers.0.wheel.borrow_mut();
-        for tick in 1..3 * 512 {
-            wheel.sweep(tick, &mut due);
+        {
+            let mut wheel = timers.0.wheel.borrow_mut();
+            for tick in 1..3 * 512 {
+                wheel.sweep(tick, &mut due);
+            }
+            assert!(wheel.entries[timer.key as usize].state == State::Armed);
+            wheel.sweep(3 * 512, &mut due);
+            assert!(wheel.entries[timer.key as usize].state == State::Fired);
         }
-        assert!(wheel.entries[timer.key as usize].state == State::Armed);
-        wheel.sweep(3 * 512, &mut due);
-        assert!(wheel.entries[timer.key as usize].state == State::Fired);
-        drop(wheel);
         timer.fired().await;
     }
 

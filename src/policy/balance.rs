@@ -90,7 +90,7 @@ impl RoundRobin {
     }
 
     /// The next in turn.
-    pub fn next(&mut self) -> Option<usize> {
+    pub fn turn(&mut self) -> Option<usize> {
         let mut first = self.turns.peek_mut()?;
         let Reverse((due, index)) = *first;
         *first = Reverse((due.wrapping_add(TURN / u64::from(self.weights[index])), index));
@@ -187,9 +187,9 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         let mut robin = RoundRobin::new([5, 1, 1].into_iter(), &mut random);
         let mut seen = [0i32; 3];
-        (0..700).for_each(|_| seen[robin.next().unwrap()] += 1);
+        (0..700).for_each(|_| seen[robin.turn().unwrap()] += 1);
         assert!((seen[0] - 500).abs() <= 2 && (seen[1] - 100).abs() <= 2, "{seen:?}");
-        assert_eq!(RoundRobin::default().next(), None);
+        assert_eq!(RoundRobin::default().turn(), None);
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl Form {
 }
 
 /// Answers with an error.
-pub fn answer(door: &Door, error: ProxyError, form: Form, mut record: Record) -> Response<Answer> {
+pub fn answer(door: &Door, error: &ProxyError, form: Form, mut record: Record) -> Response<Answer> {
     record.failed(error.reason);
     if let Some(limit) = error.limit {
         door.worker.limited(limit);
@@ -110,8 +110,8 @@ pub fn answer(door: &Door, error: ProxyError, form: Form, mut record: Record) ->
     }
     let service = door.router().model.service.name.clone();
     let (mut response, body) = match form {
-        Form::Http => http(&error, &facts, service.as_str()),
-        Form::Grpc => grpc(&error, &facts, service.as_str()),
+        Form::Http => http(error, &facts, service.as_str()),
+        Form::Grpc => grpc(error, &facts, service.as_str()),
     };
     let headers = response.headers_mut();
     headers.insert("pillion-error", HeaderValue::from_static(facts.word));

@@ -33,7 +33,7 @@ pub async fn serve(door: Rc<Door>, request: Request<Body>, exchange: Exchange) -
     match phases(&door, head, body, exchange, &mut record).await {
         Ok(Outcome::Answered(response, call)) => answer::pass_on(response, call, record),
         Ok(Outcome::Tunnel(takeover)) => answer::tunnel(takeover, record),
-        Err(error) => reply::answer(&door, error, form, record),
+        Err(error) => reply::answer(&door, &error, form, record),
     }
 }
 

@@ -82,7 +82,7 @@ impl Picker {
         let robin = robin.get_or_insert_with(|| {
             RoundRobin::new(self.endpoints.iter().map(|endpoint| endpoint.facts.weight), random)
         });
-        self.endpoints.get(robin.next()?)
+        self.endpoints.get(robin.turn()?)
     }
 
     fn on_ring(

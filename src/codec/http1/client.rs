@@ -98,6 +98,7 @@ impl Connection {
         self.answer(head, upload, request, context.upgrade, home)
     }
 
+    #[expect(clippy::result_large_err, reason = "a failure is rare, and holds the body for another attempt")]
     fn answer(
         self,
         head: response::Parts,

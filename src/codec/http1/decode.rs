@@ -190,7 +190,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn run(framing: Framing, wire: &[u8], piece: usize) -> Result<(Vec<u8>, bool, usize), (&'static str, bool)> {
+    fn run(
+        framing: Framing,
+        wire: &[u8],
+        piece: usize,
+    ) -> Result<(Vec<u8>, bool, usize), (&'static str, bool)> {
         let mut decoder = Decoder::new(framing);
         let mut input = BytesMut::new();
         let mut body = Vec::new();

@@ -31,7 +31,13 @@ enum Source {
 impl Incoming {
     /// The body of a request. A pause of `idle` fails it.
     pub fn of_request(transport: Rc<Transport>, message: u32, timers: Timers, idle: Duration) -> Self {
-        Self { transport, message, over: false, broken: false, source: Source::Caller { timers, idle, timer: None } }
+        Self {
+            transport,
+            message,
+            over: false,
+            broken: false,
+            source: Source::Caller { timers, idle, timer: None },
+        }
     }
 
     /// The body of an answer. `answered` learns of its end.
@@ -55,8 +61,8 @@ impl Incoming {
             *timer = None;
         }
         self.broken = matches!(frame, Some(Err(_)));
-        self.over = !self.broken
-            && (!matches!(&frame, Some(Ok(frame)) if frame.is_data()) || self.is_complete());
+        self.over =
+            !self.broken && (!matches!(&frame, Some(Ok(frame)) if frame.is_data()) || self.is_complete());
         if self.over {
             self.complete();
         }
