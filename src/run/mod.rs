@@ -141,7 +141,10 @@ impl Life<'_> {
         let _ = self.until_signal(readiness.leaving()).await;
         match self.drained().await {
             Ended::Done(()) => 0,
-            Ended::Signal(signal) => signals::exit_code(signal),
+            Ended::Signal(signal) => {
+                tracing::warn!("a second signal: ending at once");
+                signals::exit_code(signal)
+            }
         }
     }
 
