@@ -201,8 +201,11 @@ fn start(args: Run, format: logging::Format) -> u8 {
             Err(problems) => return refused(&problems),
         },
     };
-    if file.is_some() && (args.name.is_some() || args.port.is_some()) {
-        tracing::debug!("a file is there: --name, PILLION_SERVICE and --port are not used");
+    if let Some(file) = &file
+        && (args.name.is_some() || args.port.is_some())
+    {
+        let file = file.display();
+        tracing::warn!("{file} says what runs here; --name, PILLION_SERVICE and --port are not used");
     }
     let reload = match reload.transpose() {
         Ok(reload) => reload,
