@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 
 use crate::admin::{self, AdminState};
@@ -128,7 +128,8 @@ impl App {
             metrics: app.metrics.clone(),
             readiness: app.readiness.clone(),
             inbound: app.addresses.inbound,
-            bound: app.addresses.upstreams.clone(),
+            ports: local_ports(&app.model.borrow()),
+            version: 1,
         };
         let discovery =
             Discovery { config: model_receiver, names: wanted, directory, metrics: app.metrics.clone() };
@@ -260,8 +261,10 @@ struct Control {
     metrics: Metrics,
     readiness: Readiness,
     inbound: SocketAddr,
-    /// Local ports as they were bound.
-    bound: BTreeMap<UpstreamName, SocketAddr>,
+    /// The local ports that are served, as the model names them.
+    ports: BTreeMap<UpstreamName, SocketAddr>,
+    /// Number of the model in force.
+    version: u32,
 }
 
 impl Control {
@@ -294,7 +297,7 @@ impl Control {
         if let Some(mut reloads) = reloads {
             spawn_local(async move {
                 while let Some(model) = reloads.recv().await {
-                    self.apply(model);
+                    self.apply(model).await;
                 }
             });
         }
@@ -314,36 +317,44 @@ impl Control {
         }
     }
 
-    fn apply(&mut self, model: Arc<Model>) {
-        self.follow_ports(&model);
+    async fn apply(&mut self, model: Arc<Model>) {
+        self.follow_ports(&model).await;
         for worker in self.orders.iter() {
             // A worker that has ended needs no model.
             let _ = worker.send(Order::Apply(model.clone()));
         }
         self.model.send_replace(model);
+        self.version += 1;
+        self.metrics.gauge(&names::CONFIG_VERSION, &[]).set(f64::from(self.version));
     }
 
-    /// Opens and closes local ports. What can't be bound is told, and the rest goes on.
-    fn follow_ports(&mut self, model: &Model) {
-        let old = local_ports(&self.model.borrow());
-        let new = local_ports(model);
-        for name in old.keys().filter(|name| old.get(*name) != new.get(*name)) {
-            self.bound.remove(name);
+    /// Opens and closes local ports. What can't be bound is told and tried again
+    /// with the next model; the rest goes on.
+    async fn follow_ports(&mut self, model: &Model) {
+        let wanted = local_ports(model);
+        let gone: Vec<_> = self.ports.iter().filter(|(name, at)| wanted.get(*name) != Some(*at)).collect();
+        let gone: Vec<UpstreamName> = gone.into_iter().map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            self.ports.remove(&name);
             for worker in self.orders.iter() {
-                let _ = worker.send(Order::Close(Gate::Upstream(name.clone())));
+                let (closed, done) = oneshot::channel();
+                if worker.send(Order::Close(Gate::Upstream(name.clone()), closed)).is_ok() {
+                    let _ = done.await;
+                }
             }
         }
-        for (name, address) in new.iter().filter(|(name, address)| old.get(*name) != Some(*address)) {
-            match proxy::bind(*address, self.orders.len()) {
+        for (name, address) in wanted {
+            if self.ports.contains_key(&name) {
+                continue;
+            }
+            match proxy::bind(address, self.orders.len()) {
                 Ok(listeners) => {
                     for (worker, listener) in self.orders.iter().zip(listeners) {
                         let _ = worker.send(Order::Listen(listener, Gate::Upstream(name.clone())));
                     }
-                    self.bound.insert(name.clone(), *address);
+                    self.ports.insert(name, address);
                 }
-                Err(error) => {
-                    tracing::error!("{}", refused(&format!("to: {name}: listen"), *address, &error));
-                }
+                Err(error) => tracing::error!("{}", refused(&format!("to: {name}: listen"), address, &error)),
             }
         }
     }

@@ -7,11 +7,12 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder};
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::{AbortHandle, LocalSet, spawn_local};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 use crate::base::directory::Directory;
 use crate::base::drain::{Stage, Watch};
@@ -54,26 +55,26 @@ pub enum Order {
     Apply(Arc<Model>),
     /// Accept on one more listener.
     Listen(TcpListener, Gate),
-    /// Accept there no more; its connections stay.
-    Close(Gate),
+    /// Accept there no more, and say when that is so; its connections stay.
+    Close(Gate, oneshot::Sender<()>),
     /// Say what is known of the endpoints.
     Stats(Sender<Vec<EndpointStats>>),
 }
 
 /// Starts a worker. The thread ends when the drain is over.
-pub fn worker(number: usize, plan: Plan) -> io::Result<JoinHandle<()>> {
-    thread(format!("worker-{number}"), move || work(plan))
+pub fn worker(number: usize, plan: Plan) -> io::Result<thread::JoinHandle<()>> {
+    start(format!("worker-{number}"), move || work(plan))
 }
 
 /// Starts the control thread, which runs `tasks` until it ends.
-pub fn control<F>(tasks: impl FnOnce() -> F + Send + 'static) -> io::Result<JoinHandle<()>>
+pub fn control<F>(tasks: impl FnOnce() -> F + Send + 'static) -> io::Result<thread::JoinHandle<()>>
 where
     F: Future<Output = ()> + 'static,
 {
-    thread("control".into(), tasks)
+    start("control".into(), tasks)
 }
 
-fn thread<F>(name: String, tasks: impl FnOnce() -> F + Send + 'static) -> io::Result<JoinHandle<()>>
+fn start<F>(name: String, tasks: impl FnOnce() -> F + Send + 'static) -> io::Result<thread::JoinHandle<()>>
 where
     F: Future<Output = ()> + 'static,
 {
@@ -100,12 +101,14 @@ async fn work(plan: Plan) {
     listeners.into_iter().for_each(|(listener, gate)| doors.open(listener, gate));
     spawn_local(obey(orders, doors));
     serves.met();
+    drain.reached(Stage::Leaving).await;
+    worker.advance(Stage::Leaving);
     drain.reached(Stage::Draining).await;
-    worker.drain();
+    worker.advance(Stage::Draining);
     while worker.connections() > 0 && drain.stage() < Stage::Stopped {
         let _ = tokio::time::timeout(LOOK, drain.reached(Stage::Stopped)).await;
     }
-    worker.stop();
+    worker.advance(Stage::Stopped);
     let _ = tokio::time::timeout(LAST_WORDS, async {
         while worker.connections() > 0 {
             tokio::time::sleep(LOOK).await;
@@ -118,13 +121,13 @@ async fn work(plan: Plan) {
 struct Doors {
     worker: Rc<Worker>,
     drain: Watch,
-    accepting: HashMap<Gate, AbortHandle>,
+    accepting: HashMap<Gate, JoinHandle<()>>,
 }
 
 impl Doors {
     fn open(&mut self, listener: TcpListener, gate: Gate) {
         let task = proxy::accept(listener, gate.clone(), self.worker.clone(), self.drain.clone());
-        if let Some(old) = self.accepting.insert(gate, spawn_local(task).abort_handle()) {
+        if let Some(old) = self.accepting.insert(gate, spawn_local(task)) {
             old.abort();
         }
     }
@@ -139,10 +142,13 @@ async fn obey(mut orders: UnboundedReceiver<Order>, mut doors: Doors) {
                 }
             }
             Order::Listen(listener, gate) => doors.open(listener, gate),
-            Order::Close(gate) => {
+            Order::Close(gate, closed) => {
                 if let Some(task) = doors.accepting.remove(&gate) {
                     task.abort();
+                    // The listener is gone when its task is.
+                    let _ = task.await;
                 }
+                let _ = closed.send(());
             }
             // Whoever asked may have given up.
             Order::Stats(answer) => drop(answer.send(doors.worker.stats())),

@@ -197,6 +197,10 @@ fn check_target(method: &Method, uri: &Uri) -> Result<(), &'static str> {
     {
         return Err("a target whose scheme is neither http nor https");
     }
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
+    if !target.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        return Err("a target with a byte that does not belong there");
+    }
     match uri.path() {
         "*" if *method == Method::OPTIONS => Ok(()),
         path if path.starts_with('/') => Ok(()),

@@ -9,12 +9,13 @@ pub mod body;
 pub mod guard;
 pub mod http1;
 pub mod http2;
+pub mod pace;
 mod stream;
 
 use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Request, Response, StatusCode};
 
@@ -22,6 +23,7 @@ pub use body::{AnswerBody, Body, Takeover};
 pub use stream::{Duplex, Prefixed, Stream};
 
 use crate::base::Limits;
+use crate::base::drain::Stage;
 use crate::base::timers::Timers;
 use crate::base::{Authority, ProxyError};
 
@@ -31,8 +33,24 @@ pub struct ServerContext {
     pub limits: Limits,
     /// The worker's timers.
     pub timers: Timers,
-    /// Set when a drain begins; [`Timers::wake_all`] makes connections look.
-    pub draining: Rc<Cell<bool>>,
+    /// How far a drain has come; [`Timers::wake_all`] makes connections look.
+    pub stage: Rc<Cell<Stage>>,
+}
+
+/// How long a connection that waits for a request may still wait when a drain
+/// begins: a request may be on its way.
+pub const FAREWELL: Duration = Duration::from_millis(500);
+
+impl ServerContext {
+    /// Whether connections should not be kept for another request.
+    pub fn is_leaving(&self) -> bool {
+        self.stage.get() >= Stage::Leaving
+    }
+
+    /// Whether connections end as soon as nothing is at hand.
+    pub fn is_draining(&self) -> bool {
+        self.stage.get() >= Stage::Draining
+    }
 }
 
 /// Answers the requests of a connection.
@@ -64,6 +82,8 @@ pub struct Exchange {
     pub upgrade: Upgrade,
     /// Passes 1xx answers on.
     pub interim: Interim,
+    /// Whether the request's body moves; `None` where it has none.
+    pub moved: Option<pace::Moved>,
 }
 
 /// Whether a request asks for a tunnel.

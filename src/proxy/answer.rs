@@ -23,8 +23,8 @@ pub struct Answer {
     body: Body,
     record: Record,
     call: Option<Rc<Call>>,
-    /// Armed while the upstream is silent.
-    idle: Option<Timer>,
+    /// Armed while the upstream is silent, with how far the request had come.
+    idle: Option<(Timer, u64)>,
     /// The end of the whole call.
     deadline: Option<Timer>,
     takeover: Option<Takeover>,
@@ -39,11 +39,12 @@ pub fn pass_on(response: Response<Body>, call: Rc<Call>, mut record: Record) -> 
         && let Body::Tunnel(upstream) = std::mem::take(&mut answer.body)
     {
         let (timers, idle) = (call.timers().clone(), call.route.policy.idle_timeout);
-        let held = call.clone();
+        // Not the call itself, which holds on to the caller's connection.
+        let active = call.take_active();
         answer.takeover = Some(Box::new(move |caller| {
             Box::pin(async move {
                 relay::run(caller, upstream, &timers, idle).await;
-                held.ended();
+                drop(active);
             })
         }));
     } else if !answer.body.is_end_stream()
@@ -52,7 +53,9 @@ pub fn pass_on(response: Response<Body>, call: Rc<Call>, mut record: Record) -> 
     {
         answer.deadline = Some(call.timers().at(call.received + limit));
     }
-    answer.call = Some(call);
+    if answer.takeover.is_none() {
+        answer.call = Some(call);
+    }
     Response::from_parts(head, answer)
 }
 
@@ -78,9 +81,18 @@ impl Answer {
             return Poll::Ready(ProxyError::new(Reason::Timeout, "the answer was not complete in time"));
         }
         let limit = call.route.policy.idle_timeout;
-        let idle = self.idle.get_or_insert_with(|| call.timers().at(Instant::now() + limit));
-        idle.poll_fired(cx)
-            .map(|()| ProxyError::new(Reason::StreamIdle, format!("nothing moved for the route's {limit:?}")))
+        let (idle, seen) =
+            self.idle.get_or_insert_with(|| (call.timers().at(Instant::now() + limit), call.moved()));
+        while idle.poll_fired(cx).is_ready() {
+            // The caller may still be sending.
+            if call.moved() == *seen {
+                let detail = format!("nothing moved for the route's {limit:?}");
+                return Poll::Ready(ProxyError::new(Reason::StreamIdle, detail));
+            }
+            *seen = call.moved();
+            idle.arm(Instant::now() + limit);
+        }
+        Poll::Pending
     }
 }
 
@@ -128,10 +140,7 @@ impl AnswerBody for Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if self.takeover.is_none()
-            && let Some(call) = &self.call
-            && call.upgrade == crate::codec::Upgrade::No
-        {
+        if let Some(call) = &self.call {
             call.ended();
         }
     }

@@ -3,13 +3,14 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Instant;
 
 use http::{HeaderValue, Request, Response};
 use tokio::net::TcpStream;
 
 use super::detect::{self, First};
 use super::router::Router;
-use super::worker::Worker;
+use super::worker::{OpenConnection, Worker};
 use super::{Answer, reply, request, tunnel};
 use crate::base::{Protocol, ProxyError, UpstreamName};
 use crate::codec::{Body, Exchange, Handler, ServerContext, Stream, http1, http2};
@@ -79,11 +80,10 @@ impl Door {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, worker: Rc<Worker>) {
+pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConnection) {
     // A socket that can't be told still works.
     let _ = tcp.set_nodelay(true);
-    let direction = gate.direction();
-    let open = worker.open(direction);
+    let (direction, worker) = (gate.direction(), open.worker().clone());
     let context = worker.context();
     let protocol = declared(&gate, &worker);
     let fixed = match gate {
@@ -91,27 +91,28 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, worker: Rc<Work
         Gate::Inbound | Gate::Outbound => None,
     };
     let only_http = protocol != Protocol::Auto || (direction == Direction::Outbound && fixed.is_none());
-    let first = match protocol {
-        Protocol::Tcp => First::Opaque,
+    let (first, begun) = match protocol {
+        Protocol::Tcp => (First::Opaque, None),
         _ => detect::first(&tcp, &context, only_http).await,
     };
     let door = Rc::new(Door { worker, direction, peer, fixed, context });
     count(&door, first);
     match first {
         First::Nothing => {}
-        First::Http1 | First::Http2 => http(door, Stream::from(tcp), first).await,
+        First::Http1 | First::Http2 => http(door, Stream::from(tcp), first, begun).await,
         First::Opaque => opaque(&door, Stream::from(tcp)).await,
     }
     drop(open);
 }
 
-/// Serves a stream on which HTTP is spoken.
-pub async fn http(door: Rc<Door>, stream: Stream, version: First) {
+/// Serves a stream on which HTTP is spoken. The first head began at `begun`, if
+/// some of it has been seen.
+pub async fn http(door: Rc<Door>, stream: Stream, version: First, begun: Option<Instant>) {
     let context = door.context.clone();
     let requests = Requests(door);
     match version {
         First::Http2 => http2::server::serve(stream, context, Rc::new(requests)).await,
-        _ => http1::server::serve(stream, &context, &requests).await,
+        _ => http1::server::serve(stream, &context, &requests, begun).await,
     }
 }
 
@@ -163,7 +164,7 @@ impl Handler for Requests {
 
     fn refuse(&self, error: ProxyError) -> Response<Answer> {
         let unrouted = self.0.worker.unrouted(self.0.direction);
-        let record = Record::begin(unrouted, &http::Method::GET, std::time::Instant::now());
+        let record = Record::begin(unrouted, &http::Method::GET, Instant::now());
         reply::answer(&self.0, &error, reply::Form::Http, record)
     }
 

@@ -1,13 +1,13 @@
 //! What is spoken on a connection, by its first bytes, which stay where they are.
 
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
 use crate::base::timers::TICK;
-use crate::codec::ServerContext;
+use crate::codec::{FAREWELL, ServerContext};
 
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,36 +22,42 @@ pub enum First {
     Nothing,
 }
 
+/// The longest pause between two looks at bytes that do not tell yet.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// Bytes that are looked at.
 const LOOK: usize = 16;
 
-/// Looks at the first bytes of a connection. It holds no buffer while none
-/// have come. With `only_http`, everything is HTTP, well-formed or not.
-pub async fn first(tcp: &TcpStream, context: &ServerContext, only_http: bool) -> First {
+/// Looks at the first bytes of a connection, and tells when the first one came
+/// if it had to wait for more. It holds no buffer while none have come. With
+/// `only_http`, everything is HTTP, well-formed or not.
+pub async fn first(tcp: &TcpStream, context: &ServerContext, only_http: bool) -> (First, Option<Instant>) {
     let mut timer = context.timers.at(Instant::now() + context.limits.connection_idle);
-    let mut begun = false;
+    let (mut begun, mut leaving, mut pause) = (None, false, TICK);
     loop {
         let peeked = std::future::poll_fn(|cx| {
             if let Poll::Ready(found) = peek(tcp, cx, only_http) {
                 return Poll::Ready(found);
             }
-            if context.draining.get() || timer.poll_fired(cx).is_ready() {
-                return Poll::Ready(Some(First::Nothing));
+            if context.is_draining() && !leaving {
+                // A request may be on its way.
+                leaving = true;
+                timer.arm(Instant::now() + FAREWELL);
             }
-            Poll::Pending
+            timer.poll_fired(cx).map(|()| Some(First::Nothing))
         })
         .await;
         match peeked {
-            Some(found) => return found,
-            None if !begun => {
-                begun = true;
+            Some(found) => return (found, begun),
+            None if begun.is_none() => {
+                begun = Some(Instant::now());
                 timer.arm(Instant::now() + context.limits.header_timeout);
             }
-            None if !timer.is_armed() => return First::Nothing,
+            None if !timer.is_armed() => return (First::Nothing, begun),
             None => {}
         }
         // The reactor tells of new bytes only once those at hand are taken.
-        context.timers.at(Instant::now() + TICK).fired().await;
+        context.timers.at(Instant::now() + pause).fired().await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

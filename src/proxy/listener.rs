@@ -68,13 +68,15 @@ pub async fn accept(listener: TcpListener, gate: Gate, worker: Rc<Worker>, mut d
             }
         }
     }
-    let left = std::future::poll_fn(|cx| {
-        while let std::task::Poll::Ready(Ok((tcp, peer))) = listener.poll_accept(cx) {
+    // The kernel is asked, not the reactor, which may not have heard yet.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((tcp, peer)) = listener.accept() {
+        if tcp.set_nonblocking(true).is_ok()
+            && let Ok(tcp) = tokio::net::TcpStream::from_std(tcp)
+        {
             admit(tcp, peer, &gate, &worker, share);
         }
-        std::task::Poll::Ready(())
-    });
-    left.await;
+    }
 }
 
 fn admit(tcp: tokio::net::TcpStream, peer: SocketAddr, gate: &Gate, worker: &Rc<Worker>, share: usize) {
@@ -82,5 +84,6 @@ fn admit(tcp: tokio::net::TcpStream, peer: SocketAddr, gate: &Gate, worker: &Rc<
         worker.limited("connections");
         return;
     }
-    tokio::task::spawn_local(connection::serve(tcp, peer, gate.clone(), worker.clone()));
+    let open = worker.open(gate.direction());
+    tokio::task::spawn_local(connection::serve(tcp, peer, gate.clone(), open));
 }

@@ -170,7 +170,10 @@ fn set_host(head: &mut request::Parts, authority: Option<&Authority>, door: &Doo
     }
     let host = match authority {
         Some(authority) => Ok(authority.as_value().clone()),
-        None => HeaderValue::from_str(door.router().model.service.name.as_str()),
+        None => match &door.fixed {
+            Some(upstream) => HeaderValue::from_str(upstream.as_str()),
+            None => HeaderValue::from_str(door.router().model.service.name.as_str()),
+        },
     };
     if let Ok(host) = host {
         head.headers.insert(HOST, host);

@@ -18,6 +18,7 @@ use crate::codec::{Body, Exchange, Takeover, Upgrade};
 use crate::telemetry::record::Record;
 
 /// How the phases end.
+#[expect(clippy::large_enum_variant, reason = "it lives for one match")]
 enum Outcome {
     /// The upstream has answered.
     Answered(Response<Body>, Rc<Call>),

@@ -22,6 +22,7 @@ use super::router::Route;
 use super::worker::Worker;
 use crate::base::timers::{Timer, Timers};
 use crate::base::{ProxyError, Reason};
+use crate::codec::pace::Moved;
 use crate::codec::{Body, Exchange, Interim, SendContext, Upgrade};
 use crate::config::model::{Balance, HashOn, Retry, Timeout};
 use crate::policy::retry::Outcome;
@@ -45,6 +46,7 @@ pub struct Call {
     /// Whether the caller asks to change the protocol.
     pub upgrade: Upgrade,
     interim: Interim,
+    moved: Option<Moved>,
     worker: Rc<Worker>,
     peer: std::net::SocketAddr,
     /// Endpoints that failed it.
@@ -72,6 +74,7 @@ impl Call {
             received: exchange.received,
             upgrade: exchange.upgrade,
             interim: exchange.interim,
+            moved: exchange.moved,
             worker: door.worker.clone(),
             peer: door.peer,
             tried: RefCell::default(),
@@ -83,6 +86,17 @@ impl Call {
     /// The worker's timers.
     pub fn timers(&self) -> &Timers {
         &self.worker.timers
+    }
+
+    /// Parts of the request's body that have come.
+    pub fn moved(&self) -> u64 {
+        self.moved.as_ref().map_or(0, Moved::count)
+    }
+
+    /// Takes the request at hand out of the call, to be held by a tunnel that
+    /// outlives it.
+    pub fn take_active(&self) -> Option<upstream::Active> {
+        self.active.take()
     }
 
     /// The answer has ended: the endpoint has one request less at hand.
@@ -163,6 +177,8 @@ pin_project! {
         inner: F,
         timer: Timer,
         limit: Duration,
+        // The request's body, and how far it had come when the timer fired last.
+        uploading: Option<(Moved, u64)>,
         worker: Rc<Worker>,
     }
 }
@@ -182,7 +198,11 @@ where
     fn call(&mut self, attempt: Attempt) -> Self::Future {
         let (Timeout::Head(limit) | Timeout::Whole(limit)) = self.limit;
         let timer = self.worker.timers.at(attempt.call.received + limit);
-        Bounded { inner: self.inner.call(attempt), timer, limit, worker: self.worker.clone() }
+        let uploading = match self.limit {
+            Timeout::Head(_) => attempt.call.moved.clone().map(|moved| (moved, 0)),
+            Timeout::Whole(_) => None,
+        };
+        Bounded { inner: self.inner.call(attempt), timer, limit, uploading, worker: self.worker.clone() }
     }
 }
 
@@ -198,9 +218,20 @@ impl<F: Future<Output = Result<Response<Body>, ProxyError>>> Future for Bounded<
             let detail = "the time that `drain.deadline` gives was over";
             return Poll::Ready(Err(ProxyError::new(Reason::ShuttingDown, detail)));
         }
-        this.timer.poll_fired(cx).map(|()| {
-            Err(ProxyError::new(Reason::Timeout, format!("no answer within the route's {:?}", this.limit)))
-        })
+        while this.timer.poll_fired(cx).is_ready() {
+            match this.uploading {
+                // The wait for an answer begins when the request is there.
+                Some((moved, before)) if moved.count() > *before => {
+                    *before = moved.count();
+                    this.timer.arm(Instant::now() + *this.limit);
+                }
+                _ => {
+                    let detail = format!("no answer within the route's {:?}", this.limit);
+                    return Poll::Ready(Err(ProxyError::new(Reason::Timeout, detail)));
+                }
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -298,7 +329,7 @@ where
     let Some(limit) = policy.per_try else { return inner.oneshot(attempt).await };
     let worker = attempt.call.worker.clone();
     let timer = worker.timers.at(Instant::now() + limit);
-    let bounded = Bounded { inner: inner.oneshot(attempt), timer, limit, worker };
+    let bounded = Bounded { inner: inner.oneshot(attempt), timer, limit, uploading: None, worker };
     bounded.await.map_err(|error| match error.reason {
         Reason::Timeout => ProxyError::new(
             Reason::PerTryTimeout,

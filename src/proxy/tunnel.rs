@@ -32,6 +32,10 @@ pub async fn open(door: &Rc<Door>, route: Rc<Route>, exchange: &Exchange) -> Res
         let detail = "CONNECT is served on the outbound listener";
         return Err(ProxyError::unsent(Reason::NoRoute, detail));
     }
+    if door.fixed.is_some() {
+        let detail = "CONNECT where every request goes to one upstream already";
+        return Err(ProxyError::unsent(Reason::NoRoute, detail));
+    }
     // A name that nobody knows is told now, while there still is an answer.
     let worker = &door.worker;
     route.upstream.picker(exchange.received, &worker.timers).await?;
@@ -51,7 +55,7 @@ async fn serve(door: Rc<Door>, route: Rc<Route>, caller: Stream) {
     let only_http = matches!(route.protocol, Protocol::Http1 | Protocol::Http2 | Protocol::Grpc);
     let (first, caller) = look(caller, &door, only_http).await;
     match first {
-        First::Http1 | First::Http2 => connection::http(door, caller, first).await,
+        First::Http1 | First::Http2 => connection::http(door, caller, first, None).await,
         First::Opaque => opaque(&door, &route, caller).await,
         First::Nothing => {}
     }

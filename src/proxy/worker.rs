@@ -12,6 +12,7 @@ use metrics::Gauge;
 use super::router::Router;
 use super::stack::Layer;
 use crate::base::directory::Directory;
+use crate::base::drain::Stage;
 use crate::base::timers::Timers;
 use crate::base::{ProxyError, UpstreamName};
 use crate::codec::ServerContext;
@@ -43,8 +44,7 @@ pub struct Worker {
     pub random: RefCell<fastrand::Rng>,
     /// What a user of the library puts around every route.
     pub layer: Option<Layer>,
-    draining: Rc<Cell<bool>>,
-    stopping: Cell<bool>,
+    stage: Rc<Cell<Stage>>,
     instance: Instance,
     router: RefCell<Option<Rc<Router>>>,
     context: RefCell<Option<Rc<ServerContext>>>,
@@ -108,8 +108,7 @@ impl Worker {
             metrics: metrics.clone(),
             random: RefCell::new(fastrand::Rng::new()),
             layer,
-            draining: Rc::default(),
-            stopping: Cell::new(false),
+            stage: Rc::default(),
             instance,
             router: RefCell::default(),
             context: RefCell::default(),
@@ -128,7 +127,7 @@ impl Worker {
         let context = ServerContext {
             limits: router.model.limits.clone(),
             timers: self.timers.clone(),
-            draining: self.draining.clone(),
+            stage: self.stage.clone(),
         };
         *self.context.borrow_mut() = Some(Rc::new(context));
         *self.router.borrow_mut() = Some(Rc::new(router));
@@ -147,21 +146,17 @@ impl Worker {
         self.context.borrow().clone().expect("a worker has a model")
     }
 
-    /// Connections end after the request at hand.
-    pub fn drain(&self) {
-        self.draining.set(true);
-        self.timers.wake_all();
-    }
-
-    /// What still runs is answered with `shutting_down`.
-    pub fn stop(&self) {
-        self.stopping.set(true);
+    /// A drain has come to `stage`: connections end after their next answer,
+    /// then when nothing is at hand, and at last what still runs is answered
+    /// with `shutting_down`.
+    pub fn advance(&self, stage: Stage) {
+        self.stage.set(stage);
         self.timers.wake_all();
     }
 
     /// Whether the time for what still runs is over.
     pub fn is_stopping(&self) -> bool {
-        self.stopping.get()
+        self.stage.get() == Stage::Stopped
     }
 
     /// The element of `Via` for a direction.
@@ -244,6 +239,13 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.tell();
+    }
+}
+
+impl OpenConnection {
+    /// The worker that serves it.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
     }
 }
 

@@ -140,7 +140,11 @@ fn speaks_http2(endpoint: &Endpoint, call: &Call<'_>) -> bool {
 }
 
 async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool, now: Instant) -> Result<Http1, ProxyError> {
-    if !fresh && let Some(connection) = endpoint.take_idle(now) {
+    // A tunnel takes its connection for good; nobody else may hold on to it.
+    let reuse = !fresh && call.send.upgrade != Upgrade::Protocol;
+    // What must not be sent twice goes only where the kernel says that somebody listens.
+    let ask = !retry::is_idempotent(&call.head.method);
+    if reuse && let Some(connection) = endpoint.take_idle(now, ask) {
         return Ok(connection);
     }
     // Boxed: most requests find a connection and should not hold room for making one.
@@ -157,10 +161,15 @@ async fn http2(endpoint: &Endpoint, call: &Call<'_>, fresh: bool) -> Result<Http
 }
 
 async fn connect_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Http2, ProxyError> {
-    // Others may have made one while this call waited for its turn.
+    // Others may have made one, or failed to, while this call waited for its turn.
+    let asked = Instant::now();
     let _turn = endpoint.may_connect().await;
     if let Some(connection) = endpoint.http2() {
         return Ok(connection);
+    }
+    if endpoint.is_away(Instant::now()) && asked.elapsed() > Duration::from_millis(10) {
+        let detail = format!("{} did not take a connection a moment ago", endpoint.facts.address);
+        return Err(ProxyError::unsent(Reason::ConnectTimeout, detail));
     }
     let limit = call.connect_timeout;
     let stream = connect(endpoint.facts.address, limit, call.send.timers).await?;

@@ -111,11 +111,12 @@ impl Endpoint {
     }
 
     /// An idle HTTP/1 connection that still lives, the last used first.
-    pub fn take_idle(&self, now: Instant) -> Option<Http1> {
+    /// With `ask`, the kernel is asked in any case.
+    pub fn take_idle(&self, now: Instant, ask: bool) -> Option<Http1> {
         loop {
             let idle = self.idle.borrow_mut().pop()?;
             let stood = now.saturating_duration_since(idle.since);
-            if stood < IDLE && !idle.connection.is_stale(stood > ASK_AFTER) {
+            if stood < IDLE && !idle.connection.is_stale(ask || stood > ASK_AFTER) {
                 return Some(idle.connection);
             }
         }

@@ -1,6 +1,7 @@
 //! The client's side of an HTTP/1 connection: one request, one answer, and the
 //! connection is free again when both are complete.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -22,7 +23,7 @@ use crate::codec::guard::{self, ConnectionField, Framing};
 use crate::codec::{Body, Failed, Interim, SendContext, Stream, Upgrade};
 
 /// 1xx answers to one request; more than this is a service that does not end.
-const MAX_INTERIM: u32 = 64;
+pub const MAX_INTERIM: u32 = 64;
 /// How long a service may be silent after `Expect: 100-continue` before the
 /// body is sent all the same (RFC 9110, section 10.1.1).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -47,8 +48,12 @@ pub struct Answered {
     upload: Option<Upload>,
 }
 
-/// Ends the task that writes the rest of a request.
-struct Upload(AbortHandle);
+/// The task that writes the rest of a request; ended with this.
+struct Upload {
+    task: AbortHandle,
+    /// The request was written whole.
+    whole: Rc<Cell<bool>>,
+}
 
 impl Connection {
     /// A connection that has served nothing.
@@ -93,16 +98,16 @@ impl Connection {
             Ok(head) => head,
             Err(error) => return Err(exchange.fail(error, self.is_reused())),
         };
-        let upload = exchange.into_upload();
+        let rest = exchange.rest();
         drop(transport);
-        self.answer(head, upload, request, context.upgrade, home)
+        self.answer(head, rest, request, context.upgrade, home)
     }
 
     #[expect(clippy::result_large_err, reason = "a failure is rare, and holds the body for another attempt")]
     fn answer(
         self,
         head: response::Parts,
-        upload: Option<Encoder<Body>>,
+        rest: Rest,
         request: &request::Parts,
         upgrade: Upgrade,
         home: Rc<dyn Recycle>,
@@ -126,17 +131,20 @@ impl Connection {
             _ => !field.close,
         };
         let mut answered = Answered {
-            home: (lives && framing != Framing::UntilClose).then_some((home, self.served + 1)),
+            home: (lives && framing != Framing::UntilClose && !matches!(rest, Rest::Never))
+                .then_some((home, self.served + 1)),
             upload: None,
         };
         let message = self.transport.begin_body(framing, false);
         if framing == Framing::None {
-            if upload.is_none() {
+            if matches!(rest, Rest::Nothing) {
                 answered.complete(&self.transport);
             }
             return Ok(Response::from_parts(head, Body::Empty));
         }
-        answered.upload = upload.map(|encoder| Upload::spawn(encoder, self.transport.clone()));
+        if let Rest::Body(encoder) = rest {
+            answered.upload = Some(Upload::spawn(encoder, self.transport.clone()));
+        }
         let incoming = Incoming::of_answer(self.transport, message, answered);
         Ok(Response::from_parts(head, Body::Http1(incoming)))
     }
@@ -145,7 +153,7 @@ impl Connection {
 impl Answered {
     /// The answer was read whole.
     pub fn complete(&mut self, transport: &Rc<Transport>) {
-        let unfinished = self.upload.take().is_some_and(|upload| !upload.0.is_finished());
+        let unfinished = self.upload.take().is_some_and(|upload| !upload.whole.get());
         if let Some((home, served)) = self.home.take()
             && !unfinished
             && !transport.has_input()
@@ -157,18 +165,30 @@ impl Answered {
 
 impl Upload {
     fn spawn(mut encoder: Encoder<Body>, transport: Rc<Transport>) -> Self {
+        encoder.body_mut().wait_for_ever();
+        let whole = Rc::new(Cell::new(false));
+        let told = whole.clone();
         let task = tokio::task::spawn_local(async move {
             // A failure shows on the side of the answer.
-            let _ = poll_fn(|cx| encoder.poll(cx, &transport)).await;
+            told.set(poll_fn(|cx| encoder.poll(cx, &transport)).await.is_ok());
         });
-        Self(task.abort_handle())
+        Self { task: task.abort_handle(), whole }
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
+}
+
+/// What of a request is left when the head of its answer is there.
+enum Rest {
+    Nothing,
+    /// It goes on while the answer is read.
+    Body(Encoder<Body>),
+    /// It will not be sent: the connection can't serve another request.
+    Never,
 }
 
 enum Sending {
@@ -310,10 +330,11 @@ impl Exchange<'_> {
         Failed { error, body: keep.then(|| self.encoder.into_body()) }
     }
 
-    fn into_upload(self) -> Option<Encoder<Body>> {
+    fn rest(self) -> Rest {
         match self.state {
-            Sending::Done if self.broken.is_none() => None,
-            _ => Some(self.encoder),
+            Sending::Done if self.broken.is_none() => Rest::Nothing,
+            Sending::Sends => Rest::Body(self.encoder),
+            Sending::Done | Sending::Waits => Rest::Never,
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -10,8 +9,8 @@ use http_body::{Frame, SizeHint};
 use super::Transport;
 use super::client::Answered;
 use super::transport::NoBody;
-use crate::base::timers::{Timer, Timers};
 use crate::base::{ProxyError, Reason};
+use crate::codec::pace::Pace;
 
 /// Reads the connection that it belongs to, when it is asked.
 pub struct Incoming {
@@ -24,20 +23,14 @@ pub struct Incoming {
 }
 
 enum Source {
-    Caller { timers: Timers, idle: Duration, timer: Option<Timer> },
+    Caller(Pace),
     Upstream(Answered),
 }
 
 impl Incoming {
-    /// The body of a request. A pause of `idle` fails it.
-    pub fn of_request(transport: Rc<Transport>, message: u32, timers: Timers, idle: Duration) -> Self {
-        Self {
-            transport,
-            message,
-            over: false,
-            broken: false,
-            source: Source::Caller { timers, idle, timer: None },
-        }
+    /// The body of a request.
+    pub fn of_request(transport: Rc<Transport>, message: u32, pace: Pace) -> Self {
+        Self { transport, message, over: false, broken: false, source: Source::Caller(pace) }
     }
 
     /// The body of an answer. `answered` learns of its end.
@@ -57,8 +50,8 @@ impl Incoming {
             Poll::Ready(frame) => frame,
             Poll::Pending => return self.poll_idle(cx).map(|error| Some(Err(error))),
         };
-        if let Source::Caller { timer, .. } = &mut self.source {
-            *timer = None;
+        if let Source::Caller(pace) = &mut self.source {
+            pace.moved();
         }
         self.broken = matches!(frame, Some(Err(_)));
         self.over =
@@ -67,6 +60,13 @@ impl Incoming {
             self.complete();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(|problem| self.describe(&problem))))
+    }
+
+    /// See [`crate::codec::Body::wait_for_ever`].
+    pub fn wait_for_ever(&mut self) {
+        if let Source::Caller(pace) = &mut self.source {
+            pace.wait_for_ever();
+        }
     }
 
     /// Whether nothing is left.
@@ -94,22 +94,20 @@ impl Incoming {
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
-        let Source::Caller { timers, idle, timer } = &mut self.source else { return Poll::Pending };
-        let timer = timer.get_or_insert_with(|| timers.at(Instant::now() + *idle));
-        ready!(timer.poll_fired(cx));
+        let Source::Caller(pace) = &mut self.source else { return Poll::Pending };
+        let error = ready!(pace.poll_pause(cx));
         self.broken = true;
-        let detail = "the request's body paused for longer than limits.body_idle";
-        Poll::Ready(ProxyError::new(Reason::RequestTimeout, detail).over("body_idle"))
+        Poll::Ready(error)
     }
 
     fn describe(&self, problem: &NoBody) -> ProxyError {
         use Reason as R;
         let (reason, detail) = match (&self.source, problem) {
-            (Source::Caller { .. }, NoBody::Ended) => {
+            (Source::Caller(_), NoBody::Ended) => {
                 (R::ClientClosed, "the caller went away within its request")
             }
-            (Source::Caller { .. }, NoBody::Malformed(detail)) => (R::MalformedRequest, *detail),
-            (Source::Caller { .. }, NoBody::Over) => (R::ClientClosed, "the request's body is over"),
+            (Source::Caller(_), NoBody::Malformed(detail)) => (R::MalformedRequest, *detail),
+            (Source::Caller(_), NoBody::Over) => (R::ClientClosed, "the request's body is over"),
             (Source::Upstream(_), NoBody::Ended) => {
                 (R::ResetAfterHeaders, "the service ended the connection within its answer")
             }

@@ -16,7 +16,10 @@ use super::{Incoming, Transport};
 use crate::base::timers::Timer;
 use crate::base::{ProxyError, Reason};
 use crate::codec::guard::{self, Framing, RequestFacts};
-use crate::codec::{AnswerBody, Body, Exchange, Handler, Interim, ServerContext, Stream, Takeover, Upgrade};
+use crate::codec::pace::Pace;
+use crate::codec::{
+    AnswerBody, Body, Exchange, FAREWELL, Handler, Interim, ServerContext, Stream, Takeover, Upgrade,
+};
 
 /// How long a connection that is to be closed may still send, so that the
 /// close does not overtake the answer (RFC 9112, section 9.6).
@@ -24,8 +27,14 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How much it may still send.
 const LINGER_BYTES: usize = 512 * 1024;
 
-/// Serves `stream` until either side ends it.
-pub async fn serve<H: Handler>(stream: Stream, context: &ServerContext, handler: &H) {
+/// Serves `stream` until either side ends it. The first head began at `begun`,
+/// if some of it has been seen already.
+pub async fn serve<H: Handler>(
+    stream: Stream,
+    context: &ServerContext,
+    handler: &H,
+    mut begun: Option<Instant>,
+) {
     let mut connection = Connection {
         transport: Rc::new(Transport::new(stream)),
         timer: context.timers.timer(),
@@ -34,7 +43,7 @@ pub async fn serve<H: Handler>(stream: Stream, context: &ServerContext, handler:
         handler,
     };
     loop {
-        let next = match connection.next_head().await {
+        let next = match connection.next_head(begun.take()).await {
             Ok(head) => connection.exchange(head).await,
             Err(Some(error)) => connection.refuse(error).await,
             Err(None) => Next::Close,
@@ -70,10 +79,10 @@ enum Next {
 
 impl<H: Handler> Connection<'_, H> {
     /// The next head. `Err(None)` means that the connection is over.
-    async fn next_head(&mut self) -> Result<request::Parts, Option<ProxyError>> {
+    async fn next_head(&mut self, first_byte: Option<Instant>) -> Result<request::Parts, Option<ProxyError>> {
         let limits = &self.context.limits;
         self.timer.arm(Instant::now() + limits.connection_idle);
-        let mut begun = false;
+        let (mut begun, mut leaving) = (false, false);
         poll_fn(|cx| {
             match self.transport.poll_head(cx, limits, |head| head::parse_request(head, limits)) {
                 Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
@@ -83,13 +92,18 @@ impl<H: Handler> Connection<'_, H> {
             }
             if !begun && self.transport.has_input() {
                 begun = true;
-                self.timer.arm(Instant::now() + limits.header_timeout);
+                self.timer.arm(first_byte.unwrap_or_else(Instant::now) + limits.header_timeout);
             }
-            if !begun && self.context.draining.get() {
-                return Poll::Ready(Err(None));
+            if !begun && !leaving && self.context.is_draining() {
+                leaving = true;
+                self.timer.arm(Instant::now() + FAREWELL);
             }
             self.timer.poll_fired(cx).map(|()| {
-                self.handler.limited(if begun { "header_timeout" } else { "connection_idle" });
+                match (begun, leaving) {
+                    (true, _) => self.handler.limited("header_timeout"),
+                    (false, true) => {}
+                    (false, false) => self.handler.limited("connection_idle"),
+                }
                 Err(begun.then(|| {
                     ProxyError::unsent(
                         Reason::RequestTimeout,
@@ -110,6 +124,14 @@ impl<H: Handler> Connection<'_, H> {
         let RequestFacts { framing, authority, upgrade, expects_continue, keep_alive } = facts;
         let message = self.transport.begin_body(framing, expects_continue);
         let (method, version) = (head.method.clone(), head.version);
+        let (body, moved) = match framing {
+            Framing::None => (Body::Empty, None),
+            _ => {
+                let pace = Pace::new(self.context.timers.clone(), Some(self.context.limits.body_idle));
+                let moved = pace.counter();
+                (Body::Http1(Incoming::of_request(self.transport.clone(), message, pace)), Some(moved))
+            }
+        };
         let exchange = Exchange {
             received: Instant::now(),
             authority,
@@ -118,15 +140,7 @@ impl<H: Handler> Connection<'_, H> {
                 Version::HTTP_10 => Interim::None,
                 _ => Interim::Http1(self.transport.clone()),
             },
-        };
-        let body = match framing {
-            Framing::None => Body::Empty,
-            _ => Body::Http1(Incoming::of_request(
-                self.transport.clone(),
-                message,
-                self.context.timers.clone(),
-                self.context.limits.body_idle,
-            )),
+            moved,
         };
         let Some(response) = self.call(Request::from_parts(head, body), exchange).await else {
             self.transport.abandon_body();
@@ -146,12 +160,15 @@ impl<H: Handler> Connection<'_, H> {
             if let Poll::Ready(response) = call.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
             }
+            // What an interim answer left, where the socket was full.
+            let _ = self.transport.poll_flush(cx);
             self.transport.poll_gone(cx).map(|()| None)
         })
         .await
     }
 
     async fn respond(&mut self, response: Response<H::Body>, answer: &Answer) -> Next {
+        self.transport.withhold_continue();
         let (head, mut body) = response.into_parts();
         if let Some(takeover) = body.takeover() {
             self.transport.with_output(|out| {
@@ -171,7 +188,7 @@ impl<H: Handler> Connection<'_, H> {
             && answer.upgrade != Upgrade::Connect
             && framing != Framing::UntilClose
             && self.transport.body_is_done()
-            && !self.context.draining.get()
+            && !self.context.is_leaving()
             && self.accepted.elapsed() < self.context.limits.connection_age;
         self.transport.with_output(|out| {
             write_head(out, head, framing, answer, keep);

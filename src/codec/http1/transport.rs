@@ -163,6 +163,11 @@ impl Transport {
         inner.message
     }
 
+    /// An answer begins: from here on, 100 Continue would be part of it.
+    pub fn withhold_continue(&self) {
+        self.0.borrow_mut().continue_due = false;
+    }
+
     /// Nobody will take the rest of the body any more.
     pub fn abandon_body(&self) {
         let inner = &mut *self.0.borrow_mut();
@@ -194,10 +199,9 @@ impl Transport {
         if inner.continue_due {
             inner.continue_due = false;
             inner.output.buffer().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-        }
-        if !inner.output.is_empty() {
-            // A failed write shows as a failed read soon enough.
-            let _ = inner.output.poll_flush(&mut inner.stream, cx);
+            // What the socket does not take now is written by whoever answers: only
+            // one task may wait for the socket to take more.
+            let _ = inner.output.poll_flush(&mut inner.stream, &mut Context::from_waker(Waker::noop()));
         }
         loop {
             match inner.decoder.decode(&mut inner.input) {
@@ -209,11 +213,18 @@ impl Transport {
                 Ok(Decoded::End) => return Poll::Ready(None),
                 Ok(Decoded::More) => {}
             }
-            if inner.ended || !matches!(ready!(inner.poll_fill(cx)), Ok(1..)) {
-                inner.ended = true;
-                let complete = inner.decoder.end_of_connection();
-                return Poll::Ready(if complete { None } else { Some(Err(NoBody::Ended)) });
+            let mut clean = true;
+            if !inner.ended {
+                match ready!(inner.poll_fill(cx)) {
+                    Ok(1..) => continue,
+                    Ok(0) => {}
+                    // A reset is no end: what came before it may not be all.
+                    Err(_) => clean = false,
+                }
             }
+            inner.ended = true;
+            let complete = clean && inner.decoder.end_of_connection();
+            return Poll::Ready(if complete { None } else { Some(Err(NoBody::Ended)) });
         }
     }
 

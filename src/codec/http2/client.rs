@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use http::header::{EXPECT, HOST, TE};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TE};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri, Version, request};
 use http_body::Body as _;
@@ -19,6 +19,7 @@ use super::send::{Broken, Sender};
 use super::{CONNECTION_WINDOW, Incoming, SEND_BUFFER, STREAM_WINDOW};
 use crate::base::Limits;
 use crate::base::{ProxyError, Reason, Sent};
+use crate::codec::http1::client::MAX_INTERIM;
 use crate::codec::{Body, Failed, SendContext, Stream, guard};
 
 /// Streams that we open at most on one connection, whatever the peer allows.
@@ -123,7 +124,7 @@ impl Connection {
                 return Err(unsent(format!("the HTTP/2 connection is closing: {error}"), body));
             }
         };
-        let head = match translate(request) {
+        let head = match translate(request, &body) {
             Ok(head) => head,
             Err(detail) => {
                 return Err(Failed {
@@ -160,6 +161,7 @@ impl InUse {
     /// Goes on sending while the answer is read.
     fn uploading(mut self, upload: Option<Sender<Body>>) -> Self {
         self.upload = upload.map(|mut sender| {
+            sender.body_mut().wait_for_ever();
             let task = tokio::task::spawn_local(async move {
                 if let Err(Broken::Body(_)) = poll_fn(|cx| sender.poll(cx)).await {
                     sender.reset(h2::Reason::CANCEL);
@@ -186,6 +188,7 @@ async fn exchange(
     upload: &mut Option<Sender<Body>>,
     context: &SendContext<'_>,
 ) -> Result<Response<h2::RecvStream>, ProxyError> {
+    let mut interims = 0;
     poll_fn(|cx| {
         if let Some(sender) = upload {
             match sender.poll(cx) {
@@ -199,6 +202,11 @@ async fn exchange(
             }
         }
         while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+            interims += 1;
+            if interims > MAX_INTERIM {
+                let detail = "more than 64 interim answers";
+                return Poll::Ready(Err(ProxyError::new(Reason::MalformedResponse, detail)));
+            }
             context.interim.send(interim.status(), interim.headers());
         }
         std::pin::Pin::new(&mut response).poll(cx).map_err(|error| describe(&error))
@@ -221,7 +229,7 @@ fn describe(error: &h2::Error) -> ProxyError {
 }
 
 /// The head in HTTP/2's form: Host becomes `:authority`.
-fn translate(request: &request::Parts) -> Result<Request<()>, &'static str> {
+fn translate(request: &request::Parts, body: &Body) -> Result<Request<()>, &'static str> {
     let mut head = Request::new(());
     *head.method_mut() = request.method.clone();
     *head.version_mut() = Version::HTTP_2;
@@ -230,6 +238,9 @@ fn translate(request: &request::Parts) -> Result<Request<()>, &'static str> {
     headers.remove(EXPECT);
     if headers.get(TE).is_some_and(|te| te != "trailers") {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        headers.insert(CONTENT_LENGTH, length.into());
     }
     let authority = match &host {
         Some(host) => host.as_bytes(),

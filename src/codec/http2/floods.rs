@@ -18,6 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// How long the counts run before they begin anew.
 const WINDOW: Duration = Duration::from_secs(10);
 
+/// Bytes sent that earn the peer as many control frames as one of its own does.
+const BYTES_FOR_A_FRAME: usize = 16 * 1024;
+
 /// What a peer may send in ten seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowed {
@@ -42,6 +45,8 @@ pub struct Counted<S> {
     resets: u32,
     /// Frames that do work, which earn control frames.
     useful: u32,
+    /// Bytes sent for which the peer may yet say that it took them.
+    sent: usize,
 }
 
 #[derive(Default)]
@@ -81,8 +86,19 @@ impl<S> Counted<S> {
             control: 0,
             resets: 0,
             useful: 0,
+            sent: 0,
         };
         (counted, exceeded)
+    }
+
+    /// What is sent to the peer earns it WINDOW_UPDATEs.
+    fn earn(&mut self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(length)) = written {
+            self.sent += length;
+            let earned = u32::try_from(self.sent / BYTES_FOR_A_FRAME).unwrap_or(u32::MAX);
+            self.sent %= BYTES_FOR_A_FRAME;
+            self.useful = self.useful.saturating_add(earned);
+        }
     }
 
     fn count(&mut self, bytes: &[u8]) {
@@ -163,7 +179,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.earn(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -171,7 +189,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.earn(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

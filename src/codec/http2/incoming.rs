@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -10,9 +9,9 @@ use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Frame, SizeHint};
 
-use crate::base::timers::{Timer, Timers};
 use crate::base::{ProxyError, Reason, Side};
 use crate::codec::guard;
+use crate::codec::pace::Pace;
 
 /// Gives the peer more room as its bytes are taken.
 pub struct Incoming {
@@ -23,27 +22,20 @@ pub struct Incoming {
     /// It failed, and fails again whoever asks: it must never look complete.
     broken: bool,
     side: Side,
-    idle: Option<Idle>,
+    pace: Option<Pace>,
     /// Held for as long as the stream lives.
     _held: Option<super::client::InUse>,
 }
 
-struct Idle {
-    timers: Timers,
-    limit: Duration,
-    timer: Option<Timer>,
-}
-
 impl Incoming {
-    /// The body of a request. A pause of `idle` fails it.
-    pub fn of_request(stream: RecvStream, headers: &HeaderMap, timers: Timers, limit: Duration) -> Self {
-        let idle = Some(Idle { timers, limit, timer: None });
+    /// The body of a request.
+    pub fn of_request(stream: RecvStream, headers: &HeaderMap, pace: Pace) -> Self {
         Self {
             declared: declared(headers),
             over: false,
             broken: false,
             side: Side::Client,
-            idle,
+            pace: Some(pace),
             _held: None,
             stream,
         }
@@ -57,7 +49,7 @@ impl Incoming {
             over: false,
             broken: false,
             side: Side::Upstream,
-            idle: None,
+            pace: None,
             _held: Some(held),
             stream,
         }
@@ -110,19 +102,24 @@ impl Incoming {
         }
     }
 
+    /// See [`crate::codec::Body::wait_for_ever`].
+    pub fn wait_for_ever(&mut self) {
+        if let Some(pace) = &mut self.pace {
+            pace.wait_for_ever();
+        }
+    }
+
     fn moved(&mut self) {
-        if let Some(idle) = &mut self.idle {
-            idle.timer = None;
+        if let Some(pace) = &mut self.pace {
+            pace.moved();
         }
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
-        let Some(idle) = &mut self.idle else { return Poll::Pending };
-        let timer = idle.timer.get_or_insert_with(|| idle.timers.at(Instant::now() + idle.limit));
-        ready!(timer.poll_fired(cx));
+        let Some(pace) = &mut self.pace else { return Poll::Pending };
+        let error = ready!(pace.poll_pause(cx));
         self.broken = true;
-        let detail = "the request's body paused for longer than limits.body_idle";
-        Poll::Ready(ProxyError::new(Reason::RequestTimeout, detail).over("body_idle"))
+        Poll::Ready(error)
     }
 
     fn fail(&mut self, error: &h2::Error) -> ProxyError {

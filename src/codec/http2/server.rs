@@ -121,7 +121,7 @@ where
                     Poll::Pending => self.timer.poll_fired(cx),
                 };
             }
-            if self.context.draining.get() && !self.going {
+            if self.context.is_draining() && !self.going {
                 self.go();
             }
             match self.connection.poll_accept(cx) {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
 
@@ -20,6 +20,7 @@ use super::tunnel::Tunnel;
 use crate::base::timers::Timer;
 use crate::base::{ProxyError, Reason};
 use crate::codec::guard::{self, RequestFacts};
+use crate::codec::pace::{Moved, Pace};
 use crate::codec::{AnswerBody, Body, Exchange, Handler, Interim, ServerContext, Stream, Takeover, Upgrade};
 
 /// The way back for a stream's heads.
@@ -53,12 +54,13 @@ pub fn spawn<H: Handler>(
     };
     match served.check(&head) {
         Ok(facts) => {
-            let (body, tunnel) = served.body(&head, receive, facts.upgrade);
+            let (body, tunnel, moved) = served.body(&head, receive, facts.upgrade);
             let exchange = Exchange {
                 received: Instant::now(),
                 authority: facts.authority,
                 upgrade: facts.upgrade,
                 interim: Interim::Http2(served.responder.clone()),
+                moved,
             };
             let call = served.handler.call(Request::from_parts(head, body), exchange);
             tokio::task::spawn_local(served.serve(call, tunnel));
@@ -106,15 +108,19 @@ impl<H: Handler> Served<H> {
         head: &request::Parts,
         receive: RecvStream,
         upgrade: Upgrade,
-    ) -> (Body, Option<RecvStream>) {
+    ) -> (Body, Option<RecvStream>, Option<Moved>) {
         if upgrade == Upgrade::Connect {
-            return (Body::Empty, Some(receive));
+            return (Body::Empty, Some(receive), None);
         }
         if receive.is_end_stream() {
-            return (Body::Empty, None);
+            return (Body::Empty, None, None);
         }
-        let (timers, idle) = (self.context.timers.clone(), self.context.limits.body_idle);
-        (Body::Http2(Incoming::of_request(receive, &head.headers, timers, idle)), None)
+        // A gRPC client may hold a stream open and say nothing for hours.
+        let kind = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let grpc = kind.is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        let pace = Pace::new(self.context.timers.clone(), (!grpc).then_some(self.context.limits.body_idle));
+        let moved = pace.counter();
+        (Body::Http2(Incoming::of_request(receive, &head.headers, pace)), None, Some(moved))
     }
 
     async fn serve(self, call: impl Future<Output = Response<H::Body>>, tunnel: Option<RecvStream>) {

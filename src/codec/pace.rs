@@ -1,0 +1,63 @@
+//! Whether a caller's body still moves.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use crate::base::timers::{Timer, Timers};
+use crate::base::{ProxyError, Reason};
+
+/// Counts the parts of a body that have come. Cheap to clone; whoever waits for
+/// something else can see by it that the caller is not idle.
+#[derive(Clone, Debug, Default)]
+pub struct Moved(Rc<Cell<u64>>);
+
+/// Fails a body that pauses for too long.
+pub struct Pace {
+    timers: Timers,
+    /// `None` once a pause is no failure any more.
+    limit: Option<Duration>,
+    timer: Option<Timer>,
+    moved: Moved,
+}
+
+impl Moved {
+    /// Parts so far.
+    pub fn count(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl Pace {
+    /// A pause of `limit` is a failure; none is where it is `None`.
+    pub fn new(timers: Timers, limit: Option<Duration>) -> Self {
+        Self { timers, limit, timer: None, moved: Moved::default() }
+    }
+
+    /// The count of this body's parts.
+    pub fn counter(&self) -> Moved {
+        self.moved.clone()
+    }
+
+    /// A part has come.
+    pub fn moved(&mut self) {
+        self.timer = None;
+        self.moved.0.set(self.moved.0.get() + 1);
+    }
+
+    /// A pause is no failure any more.
+    pub fn wait_for_ever(&mut self) {
+        self.limit = None;
+        self.timer = None;
+    }
+
+    /// Ready with the error when the pause is too long. Asked while nothing comes.
+    pub fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
+        let Some(limit) = self.limit else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| self.timers.at(Instant::now() + limit));
+        ready!(timer.poll_fired(cx));
+        let detail = "the request's body paused for longer than limits.body_idle";
+        Poll::Ready(ProxyError::new(Reason::RequestTimeout, detail).over("body_idle"))
+    }
+}
