@@ -262,7 +262,6 @@ pub fn reload(
         unchanged: count("unchanged"),
         rejected: count("rejected"),
         refused: metrics.gauge(&names::CONFIG_REJECTED, &[]),
-        version: metrics.gauge(&names::CONFIG_VERSION, &[]),
     };
     config::reload::Reload::start(file.to_owned(), environment, loaded, meters)
 }

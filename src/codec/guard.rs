@@ -76,7 +76,9 @@ pub fn check_http2_request(head: &request::Parts) -> Result<RequestFacts, ProxyE
             return Err(malformed("a connection-specific field in HTTP/2"));
         }
     }
+    check_http2_fields(headers).map_err(malformed)?;
     content_length(headers).map_err(malformed)?;
+    check_http2_path(&head.uri).map_err(malformed)?;
     check_target(&head.method, &head.uri).map_err(malformed)?;
     let host = single_host(headers)?;
     let authority = match head.uri.authority() {
@@ -118,7 +120,24 @@ pub fn check_http1_response(head: &response::Parts, method: &Method) -> Result<F
 
 /// Refuses an HTTP/2 answer whose lengths disagree.
 pub fn check_http2_response(headers: &HeaderMap) -> Result<(), ProxyError> {
-    content_length(headers).map(|_| ()).map_err(|detail| ProxyError::new(Reason::MalformedResponse, detail))
+    let checked = check_http2_fields(headers).and_then(|()| content_length(headers));
+    checked.map(|_| ()).map_err(|detail| ProxyError::new(Reason::MalformedResponse, detail))
+}
+
+/// What `h2` lets through and HTTP/1 can't carry: a quotation mark in a name,
+/// white space at the ends of a value (RFC 9113, section 8.2.1).
+pub fn check_http2_fields(headers: &HeaderMap) -> Result<(), &'static str> {
+    let edge = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    for (name, value) in headers {
+        let value = value.as_bytes();
+        if name.as_str().contains('"') {
+            return Err("a field name that is not a token");
+        }
+        if edge(value.first()) || edge(value.last()) {
+            return Err("white space at the end of a field value");
+        }
+    }
+    Ok(())
 }
 
 /// What the `Connection` fields of a head say.
@@ -182,6 +201,16 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
     }
     let length = digits.iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
     Ok(Some(length))
+}
+
+/// A `:path` as it came; `h2` has cut off a fragment, if there was one.
+fn check_http2_path(uri: &Uri) -> Result<(), &'static str> {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let begins = matches!(path.as_bytes().first(), None | Some(b'/' | b'*'));
+    if !begins || !path.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(":path is not a path");
+    }
+    Ok(())
 }
 
 fn check_target(method: &Method, uri: &Uri) -> Result<(), &'static str> {

@@ -44,8 +44,6 @@ pub struct Meters {
     pub rejected: Counter,
     /// 1 while the files on disk are bad.
     pub refused: Gauge,
-    /// The number of the configuration in force, from 1.
-    pub version: Gauge,
 }
 
 /// Watches the files until it is dropped.
@@ -69,7 +67,6 @@ impl Reload {
         // Something may have changed between the reading and the watching.
         signal.raise(|flags| flags.changed = Some(Instant::now()));
         let (sender, receiver) = mpsc::channel(1);
-        meters.version.set(1.0);
         meters.refused.set(0.0);
         let keeper = Keeper {
             path,
@@ -77,7 +74,6 @@ impl Reload {
             meters,
             watch,
             sender,
-            version: 1,
             current: loaded.model.clone(),
             fingerprint: loaded.fingerprint,
             refused: None,
@@ -152,7 +148,6 @@ struct Keeper {
     meters: Meters,
     watch: Watch,
     sender: mpsc::Sender<Arc<Model>>,
-    version: u32,
     current: Arc<Model>,
     fingerprint: u64,
     /// The fingerprint of the bad files that were reported last.
@@ -218,10 +213,7 @@ impl Keeper {
                 let was_refused = self.refused.take().is_some();
                 if loaded.fingerprint == self.fingerprint {
                     if was_refused || asked {
-                        tracing::info!(
-                            "the files say what is in force: number {} of the configuration",
-                            self.version
-                        );
+                        tracing::info!("the files say what is in force");
                     }
                     self.meters.unchanged.increment(u64::from(!unasked));
                     return;
@@ -257,10 +249,8 @@ impl Keeper {
         self.fingerprint = loaded.fingerprint;
         let model = Arc::new(keep_what_stays(&self.current, &loaded.model));
         self.current = model.clone();
-        self.version += 1;
-        self.meters.version.set(f64::from(self.version));
         self.meters.applied.increment(1);
-        tracing::info!("the configuration has changed; number {} is in force", self.version);
+        tracing::info!("the configuration has changed");
         self.offer = Some(model);
     }
 }

@@ -39,7 +39,7 @@ pub fn pass_on(response: Response<Body>, call: Rc<Call>, mut record: Record) -> 
         && let Body::Tunnel(upstream) = std::mem::take(&mut answer.body)
     {
         let (timers, idle) = (call.timers().clone(), call.route.policy.idle_timeout);
-        // Not the call itself, which holds on to the caller's connection.
+        // Not the call: it holds the caller's connection, which has to be free.
         let active = call.take_active();
         answer.takeover = Some(Box::new(move |caller| {
             Box::pin(async move {

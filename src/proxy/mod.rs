@@ -3,12 +3,14 @@
 
 mod answer;
 mod connection;
+mod deadline;
 mod detect;
 mod listener;
 mod prepare;
 mod relay;
 mod reply;
 mod request;
+mod retries;
 mod router;
 mod stack;
 mod tunnel;

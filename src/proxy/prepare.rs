@@ -23,7 +23,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// What Pillion says of itself; nobody else may say it.
+/// What Pillion says of itself: the service that it fronts may not say it.
 const PILLION_ERROR: HeaderName = HeaderName::from_static("pillion-error");
 
 /// Makes a request ready to be sent on.
@@ -55,6 +55,9 @@ pub fn response(response: &mut Response<Body>, door: &Door, call: &Call) {
     let headers = response.headers_mut();
     let seen = Seen::of(headers);
     strip(headers, seen, switching);
+    if seen.error && door.direction == Direction::Inbound {
+        headers.remove(&PILLION_ERROR);
+    }
     if !seen.date {
         headers.insert(DATE, door.worker.date());
     }
@@ -71,6 +74,7 @@ struct Seen {
     dropped: bool,
     via: bool,
     date: bool,
+    error: bool,
 }
 
 impl Seen {
@@ -87,8 +91,8 @@ impl Seen {
                 | "proxy-connection"
                 | "proxy-authorization"
                 | "transfer-encoding"
-                | "http2-settings"
-                | "pillion-error" => seen.dropped = true,
+                | "http2-settings" => seen.dropped = true,
+                "pillion-error" => seen.error = true,
                 _ => {}
             }
         }
@@ -109,7 +113,6 @@ fn strip(headers: &mut HeaderMap, seen: Seen, upgrading: bool) {
         {
             headers.remove(name);
         }
-        headers.remove(&PILLION_ERROR);
     }
     if seen.te
         && let Some(te) = headers.get(TE)

@@ -18,12 +18,12 @@ use crate::codec::Body;
 use crate::telemetry::record::Record;
 
 /// In which form the caller reads an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Form {
     /// A status and `application/problem+json`.
     Http,
-    /// Trailers only: a gRPC status with details.
-    Grpc,
+    /// Trailers only: a gRPC status with details, of the caller's content type.
+    Grpc(HeaderValue),
 }
 
 /// RFC 9457, with members of our own.
@@ -92,7 +92,7 @@ impl Form {
     /// The form for a request with this head.
     pub fn of(head: &request::Parts) -> Self {
         match head.headers.get(CONTENT_TYPE) {
-            Some(kind) if kind.as_bytes().starts_with(b"application/grpc") => Self::Grpc,
+            Some(kind) if kind.as_bytes().starts_with(b"application/grpc") => Self::Grpc(kind.clone()),
             _ => Self::Http,
         }
     }
@@ -111,7 +111,7 @@ pub fn answer(door: &Door, error: &ProxyError, form: Form, mut record: Record) -
     let service = door.router().model.service.name.clone();
     let (mut response, body) = match form {
         Form::Http => http(error, &facts, service.as_str()),
-        Form::Grpc => grpc(error, &facts, service.as_str()),
+        Form::Grpc(kind) => grpc(error, &facts, service.as_str(), kind),
     };
     let headers = response.headers_mut();
     headers.insert("pillion-error", HeaderValue::from_static(facts.word));
@@ -143,7 +143,7 @@ fn http(error: &ProxyError, facts: &Facts, service: &str) -> (Response<()>, Body
     (response, Body::full(text))
 }
 
-fn grpc(error: &ProxyError, facts: &Facts, service: &str) -> (Response<()>, Body) {
+fn grpc(error: &ProxyError, facts: &Facts, service: &str, kind: HeaderValue) -> (Response<()>, Body) {
     let message = format!("{}: {} ({})", facts.word, facts.title, error.detail);
     let mut metadata = std::collections::BTreeMap::from([
         ("service".to_owned(), service.to_owned()),
@@ -166,7 +166,7 @@ fn grpc(error: &ProxyError, facts: &Facts, service: &str) -> (Response<()>, Body
     let status = Status { code: i32::from(facts.grpc as u8), message: message.clone(), details };
     let mut response = Response::new(());
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(CONTENT_TYPE, kind);
     headers.insert("grpc-status", u16::from(facts.grpc as u8).into());
     if let Ok(message) = HeaderValue::from_str(&percent(&message)) {
         headers.insert("grpc-message", message);
@@ -203,7 +203,8 @@ mod tests {
     #[test]
     fn a_grpc_status_carries_its_details() {
         let error = ProxyError::unsent(Reason::ConnectRefused, "10.0.0.7:80 — refused 100%");
-        let (response, _) = grpc(&error, &error.reason.facts(), "orders");
+        let kind = HeaderValue::from_static("application/grpc+proto");
+        let (response, _) = grpc(&error, &error.reason.facts(), "orders", kind);
         let headers = response.headers();
         assert_eq!((response.status(), &headers["grpc-status"]), (StatusCode::OK, &HeaderValue::from(14)));
         assert!(headers["grpc-message"].to_str().unwrap().contains("%E2%80%94 refused 100%25"));

@@ -74,7 +74,6 @@ impl Metrics {
             unchanged: self.counter(&names::CONFIG_RELOADS, &["unchanged"]),
             rejected: self.counter(&names::CONFIG_RELOADS, &["rejected"]),
             refused: self.gauge(&names::CONFIG_REJECTED, &[]),
-            version: self.gauge(&names::CONFIG_VERSION, &[]),
         }
     }
 

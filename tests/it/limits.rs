@@ -4,8 +4,9 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use pillion::base::{Protocol, UpstreamName};
 use pillion::config::Model;
-use pillion::config::model::Limits;
+use pillion::config::model::{Limits, RoutePolicy, Upstream};
 
 use crate::support::bulk::Bulk;
 use crate::support::frames::{self, Outcome, RawH2, frame, kind};
@@ -20,7 +21,17 @@ fn limited(backend: &Recorder, edit: impl FnOnce(&mut Limits)) -> Sidecar {
     sidecar("front")
         .upstream("users", at)
         .service(at)
-        .with(|model: &mut Model| edit(&mut model.limits))
+        .with(|model: &mut Model| {
+            model.service.protocol = Protocol::Http1;
+            let http1 = Upstream {
+                protocol: Protocol::Http1,
+                listen: None,
+                policy: RoutePolicy::default(),
+                origin: None,
+            };
+            model.upstreams.insert(UpstreamName::new("users"), http1);
+            edit(&mut model.limits);
+        })
         .start()
 }
 

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -11,7 +11,7 @@ use http::{Method, Request, Response, StatusCode, Version, request};
 
 use super::encode::{Broken, Encoder};
 use super::head;
-use super::transport::NoHead;
+use super::transport::{Gone, NoHead};
 use super::{Incoming, Transport};
 use crate::base::timers::Timer;
 use crate::base::{ProxyError, Reason};
@@ -24,6 +24,9 @@ use crate::codec::{
 /// How long a connection that is to be closed may still send, so that the
 /// close does not overtake the answer (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
+/// How long a caller that has ended its side is still served while nothing
+/// moves: it may have closed only the one direction, or be gone.
+const HALF_CLOSED: Duration = Duration::from_secs(1);
 /// How much it may still send.
 const LINGER_BYTES: usize = 512 * 1024;
 
@@ -153,18 +156,34 @@ impl<H: Handler> Connection<'_, H> {
     }
 
     /// `None` if the caller went away first.
-    async fn call(&self, request: Request<Body>, exchange: Exchange) -> Option<Response<H::Body>> {
+    async fn call(&mut self, request: Request<Body>, exchange: Exchange) -> Option<Response<H::Body>> {
         // Boxed, so that a connection that waits does not hold room for a request.
         let mut call = Box::pin(self.handler.call(request, exchange));
+        let mut ended_at = None;
         poll_fn(|cx| {
             if let Poll::Ready(response) = call.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
             }
             // What an interim answer left, where the socket was full.
             let _ = self.transport.poll_flush(cx);
-            self.transport.poll_gone(cx).map(|()| None)
+            self.poll_gone(cx, &mut ended_at).map(|()| None)
         })
         .await
+    }
+
+    /// Ready when the caller has gone: its connection failed, or it has ended
+    /// its side and nothing was written for [`HALF_CLOSED`]. `ended_at` keeps
+    /// what had been written when that time began.
+    fn poll_gone(&mut self, cx: &mut Context<'_>, ended_at: &mut Option<u64>) -> Poll<()> {
+        if ready!(self.transport.poll_gone(cx)) == Gone::Failed {
+            return Poll::Ready(());
+        }
+        let written = self.transport.written();
+        if *ended_at != Some(written) {
+            *ended_at = Some(written);
+            self.timer.arm(Instant::now() + HALF_CLOSED);
+        }
+        self.timer.poll_fired(cx)
     }
 
     async fn respond(&mut self, response: Response<H::Body>, answer: &Answer) -> Next {
@@ -214,13 +233,16 @@ impl<H: Handler> Connection<'_, H> {
     where
         B: http_body::Body<Data = bytes::Bytes, Error = ProxyError> + Unpin,
     {
-        let mut stalled_at = None;
+        let (mut stalled_at, mut ended_at) = (None, None);
         let result = poll_fn(|cx| {
             if let Poll::Ready(result) = encoder.poll(cx, &self.transport) {
                 return Poll::Ready(result);
             }
-            if self.transport.poll_gone(cx).is_ready() {
+            if self.poll_gone(cx, &mut ended_at).is_ready() {
                 return Poll::Ready(Err(Broken::Connection(std::io::ErrorKind::ConnectionReset.into())));
+            }
+            if ended_at.is_some() {
+                return Poll::Pending;
             }
             if !self.transport.can_queue() {
                 let written = self.transport.written();

@@ -79,6 +79,15 @@ pub enum NoHead {
     Refused(ProxyError),
 }
 
+/// How a peer has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// It will say no more; it may still listen.
+    Ended,
+    /// The connection failed.
+    Failed,
+}
+
 /// Why a body did not go on.
 pub enum NoBody {
     /// The connection ended within it.
@@ -230,19 +239,23 @@ impl Transport {
 
     /// Ready when the peer has gone while nothing is expected of it. Bytes that
     /// come early are kept.
-    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Gone> {
         let inner = &mut *self.0.borrow_mut();
         if inner.ended {
-            return Poll::Ready(());
+            return Poll::Ready(Gone::Ended);
         }
         if !inner.decoder.is_done() || !inner.input.is_empty() {
             return Poll::Pending;
         }
         match ready!(inner.poll_fill(cx)) {
             Ok(1..) => Poll::Pending,
-            Ok(0) | Err(_) => {
+            Ok(0) => {
                 inner.ended = true;
-                Poll::Ready(())
+                Poll::Ready(Gone::Ended)
+            }
+            Err(_) => {
+                inner.ended = true;
+                Poll::Ready(Gone::Failed)
             }
         }
     }

@@ -80,6 +80,14 @@ impl Incoming {
             Err(error) => return Poll::Ready(Some(Err(self.fail(&error)))),
         };
         self.moved();
+        if let Some(Err(detail)) = trailers.as_ref().map(guard::check_http2_fields) {
+            self.broken = true;
+            let reason = match self.side {
+                Side::Upstream => Reason::MalformedResponse,
+                _ => Reason::MalformedRequest,
+            };
+            return Poll::Ready(Some(Err(ProxyError::new(reason, detail))));
+        }
         self.over = true;
         self._held = None;
         Poll::Ready(trailers.map(|mut trailers| {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
 
@@ -44,7 +44,8 @@ pub fn spawn<H: Handler>(
     shared: (&Rc<ServerContext>, &Rc<H>),
     active: Active,
 ) {
-    let (head, receive) = request.into_parts();
+    let (mut head, receive) = request.into_parts();
+    join_cookies(&mut head.headers);
     let served = Served {
         method: head.method.clone(),
         responder: Responder(Rc::new(RefCell::new(respond))),
@@ -202,5 +203,18 @@ async fn hand_over(takeover: Takeover, tunnel: Tunnel) {
 fn strip(headers: &mut HeaderMap) {
     for name in ["connection", "transfer-encoding", "keep-alive", "proxy-connection", "upgrade"] {
         headers.remove(name);
+    }
+}
+
+/// HTTP/2 may cut a cookie into crumbs; nobody else may see them
+/// (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if crumbs.next().and(crumbs.next()).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_maybe_shared(Bytes::from(crumbs.join(&b"; "[..]))) {
+        headers.insert(COOKIE, whole);
     }
 }

@@ -13,7 +13,6 @@ struct Counts {
     unchanged: Arc<AtomicU64>,
     rejected: Arc<AtomicU64>,
     refused: Arc<AtomicU64>,
-    version: Arc<AtomicU64>,
 }
 
 struct Running {
@@ -35,14 +34,12 @@ impl Running {
     fn start(folder: tempfile::TempDir) -> Self {
         let path = folder.path().join("pillion.yaml");
         let new = || Arc::new(AtomicU64::new(0));
-        let counts =
-            Counts { applied: new(), unchanged: new(), rejected: new(), refused: new(), version: new() };
+        let counts = Counts { applied: new(), unchanged: new(), rejected: new(), refused: new() };
         let meters = Meters {
             applied: Counter::from_arc(counts.applied.clone()),
             unchanged: Counter::from_arc(counts.unchanged.clone()),
             rejected: Counter::from_arc(counts.rejected.clone()),
             refused: Gauge::from_arc(counts.refused.clone()),
-            version: Gauge::from_arc(counts.version.clone()),
         };
         let loaded = load(&path, &Environment::default()).unwrap_or_else(|problems| panic!("{problems}"));
         let (reload, models) = Reload::start(path, Environment::default(), &loaded, meters).unwrap();
@@ -85,7 +82,6 @@ async fn a_write_in_place_is_seen() {
         assert_eq!(port(&*running.next().await), port_written);
     }
     assert_eq!(running.counts.applied.load(Ordering::SeqCst), 2);
-    assert_eq!(Running::gauge(&running.counts.version), 3.0);
     assert_eq!(running.counts.rejected.load(Ordering::SeqCst), 0);
 }
 
@@ -128,7 +124,7 @@ async fn a_bad_file_keeps_the_old_model_and_raises_the_alarm() {
     running.until("the alarm", |counts| Running::gauge(&counts.refused) == 1.0);
     assert_eq!(running.counts.rejected.load(Ordering::SeqCst), 1);
     assert!(running.models.try_recv().is_err(), "a bad file sends nothing");
-    assert_eq!(Running::gauge(&running.counts.version), 1.0);
+    assert_eq!(running.counts.applied.load(Ordering::SeqCst), 0);
 
     fs::write(running.path("pillion.yaml"), text(8001)).unwrap();
     running.until("the end of the alarm", |counts| Running::gauge(&counts.refused) == 0.0);

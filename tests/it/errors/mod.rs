@@ -191,8 +191,11 @@ impl Scene {
             vec![Bytes::from_static(b"\0\0\0\0\0")],
             None,
         );
-        let (got, ()) = client.block_on(async {
-            tokio::join!(exchange, async { tokio::task::block_in_place(|| (self.then)(self)) })
+        let got = std::thread::scope(|scope| {
+            let then = scope.spawn(|| (self.then)(self));
+            let got = client.block_on(exchange);
+            then.join().expect("what happens beside the call");
+            got
         });
         got.unwrap_or_else(|error| panic!("{:?}: {error}", self.reason))
     }

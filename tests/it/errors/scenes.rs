@@ -34,7 +34,7 @@ pub struct Scene {
     pub noise: f64,
     asked: Arc<AtomicUsize>,
     /// What must live as long as the scene.
-    _held: Vec<Box<dyn Any>>,
+    _held: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 type Builder = fn() -> Scene;
@@ -93,7 +93,10 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
             });
         })
     }),
-    (Reason::StreamIdle, || silent(Reason::StreamIdle, |model| model.defaults.idle_timeout = SHORT)),
+    (Reason::StreamIdle, || {
+        let idle = |policy: &mut RoutePolicy| policy.idle_timeout = SHORT;
+        silent(Reason::StreamIdle, |model| routed(model, idle))
+    }),
 ];
 
 /// The scene of one reason.
@@ -110,7 +113,7 @@ impl Scene {
         Self { any_version: false, ..self }
     }
 
-    fn hold(mut self, value: impl Any) -> Self {
+    fn hold(mut self, value: impl Any + Send + Sync) -> Self {
         self._held.push(Box::new(value));
         self
     }

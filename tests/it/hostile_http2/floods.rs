@@ -109,20 +109,39 @@ fn a_million_rapid_resets() {
 
 #[test]
 fn a_million_streams_that_make_the_server_reset() {
-    // A WINDOW_UPDATE by 0 is an error of the stream: the server must reset it.
+    // A malformed head is an error of the stream: the server must reset it.
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "backend"),
+        ("connection", "close"),
+    ];
+    let head = block(&fields);
+    let one = |stream| frame(kind::HEADERS, END_HEADERS, stream, &head);
+    of_streams(&End::Calm, one);
+}
+
+#[test]
+fn a_million_window_updates_by_nothing() {
     let fields = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "backend")];
     let head = block(&fields);
+    let one = |stream| {
+        let open = frame(kind::HEADERS, END_HEADERS, stream, &head);
+        [open, frame(kind::WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
+    };
+    of_streams(&End::Any, one);
+}
+
+/// A hundred streams at a time, ten thousand times.
+fn of_streams(end: &End, one: impl Fn(u32) -> Vec<u8>) {
     flood(
         10_000,
-        &End::Calm,
+        end,
         |_| {},
         |raw, step| {
             let first = u32::try_from(step).unwrap() * 200 + 1;
-            let one = |stream| {
-                let open = frame(kind::HEADERS, END_HEADERS, stream, &head);
-                [open, frame(kind::WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
-            };
-            raw.send(&(first..first + 200).step_by(2).flat_map(one).collect::<Vec<u8>>())
+            raw.send(&(first..first + 200).step_by(2).flat_map(&one).collect::<Vec<u8>>())
         },
     );
 }

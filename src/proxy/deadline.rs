@@ -1,0 +1,202 @@
+//! Bounds the wait for the head of an answer. What the policy says of the rest
+//! of the answer is kept by [`super::Answer`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::Response;
+use pin_project_lite::pin_project;
+use tower::Service;
+
+use super::router::Route;
+use super::stack::Attempt;
+use super::worker::Worker;
+use crate::base::timers::Timer;
+use crate::base::{ProxyError, Reason};
+use crate::codec::Body;
+use crate::codec::pace::Moved;
+use crate::config::model::{RoutePolicy, Timeout};
+
+/// The layer's service.
+pub struct Deadline<S> {
+    inner: S,
+    route: Rc<Route>,
+    worker: Rc<Worker>,
+}
+
+pin_project! {
+    /// Waits for `inner`, not for ever.
+    pub struct Bounded<F> {
+        #[pin]
+        inner: F,
+        timer: Timer,
+        patience: Patience,
+        route: Rc<Route>,
+        worker: Rc<Worker>,
+    }
+}
+
+/// How long a wait may take.
+pub struct Patience {
+    /// The end, whatever moves.
+    end: Option<Instant>,
+    /// How long nothing may move.
+    quiet: Duration,
+    /// The request's body, and how far it had come when the timer fired last.
+    moved: Option<(Moved, u64)>,
+    /// What it is when nothing has moved for so long.
+    reason: Reason,
+}
+
+impl<S> Deadline<S> {
+    /// Bounds `inner` as the route's policy says.
+    pub fn new(inner: S, route: &Rc<Route>, worker: &Rc<Worker>) -> Self {
+        Self { inner, route: route.clone(), worker: worker.clone() }
+    }
+}
+
+impl<S> Service<Attempt> for Deadline<S>
+where
+    S: Service<Attempt, Response = Response<Body>, Error = ProxyError>,
+{
+    type Response = Response<Body>;
+    type Error = ProxyError;
+    type Future = Bounded<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, attempt: Attempt) -> Self::Future {
+        let call = attempt.call.clone();
+        let patience = Patience::of(&self.route.policy, call.received, call.upload());
+        let inner = self.inner.call(attempt);
+        Bounded::new(inner, call.received, patience, &self.route, &self.worker)
+    }
+}
+
+impl Patience {
+    /// What a policy says of a call that began at `received`.
+    fn of(policy: &RoutePolicy, received: Instant, moved: Option<Moved>) -> Self {
+        let (end, timeout) = match policy.timeout {
+            Timeout::Whole(timeout) => (Some(received + timeout), timeout),
+            // The wait for an answer begins when the request is there.
+            Timeout::Head(timeout) => (None, timeout),
+        };
+        let idle = policy.idle_timeout < timeout;
+        Self {
+            end,
+            quiet: policy.idle_timeout.min(timeout),
+            moved: moved.map(|moved| (moved, 0)),
+            reason: if idle { Reason::StreamIdle } else { Reason::Timeout },
+        }
+    }
+
+    /// What `retry.per_try` says of an attempt.
+    pub fn per_try(limit: Duration) -> Self {
+        Self { end: None, quiet: limit, moved: None, reason: Reason::PerTryTimeout }
+    }
+
+    /// The timer has fired at `now`: until when to go on waiting, or why not.
+    fn on(&mut self, now: Instant, policy: &RoutePolicy) -> Result<Instant, ProxyError> {
+        if self.end.is_some_and(|end| now >= end) {
+            return Err(self.over(Reason::Timeout, policy));
+        }
+        match &mut self.moved {
+            Some((moved, before)) if moved.count() > *before => *before = moved.count(),
+            _ => return Err(self.over(self.reason, policy)),
+        }
+        let next = now + self.quiet;
+        Ok(self.end.map_or(next, |end| end.min(next)))
+    }
+
+    fn over(&self, reason: Reason, policy: &RoutePolicy) -> ProxyError {
+        let (Timeout::Head(timeout) | Timeout::Whole(timeout)) = policy.timeout;
+        let detail = match reason {
+            Reason::StreamIdle => format!("nothing moved for the {:?} of `idle_timeout`", self.quiet),
+            Reason::PerTryTimeout => format!("no answer within the {:?} of `retry.per_try`", self.quiet),
+            _ => format!("no answer within the {timeout:?} of `timeout`"),
+        };
+        ProxyError::new(reason, detail)
+    }
+}
+
+impl<F> Bounded<F> {
+    /// Waits for `inner` since `start`.
+    pub fn new(inner: F, start: Instant, patience: Patience, route: &Rc<Route>, worker: &Rc<Worker>) -> Self {
+        let first = start + patience.quiet;
+        let timer = worker.timers.at(patience.end.map_or(first, |end| end.min(first)));
+        Self { inner, timer, patience, route: route.clone(), worker: worker.clone() }
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, ProxyError>>> Future for Bounded<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        if let Poll::Ready(result) = this.inner.poll(cx) {
+            return Poll::Ready(result);
+        }
+        if this.worker.is_stopping() {
+            let detail = "the time that `drain.deadline` gives was over";
+            return Poll::Ready(Err(ProxyError::new(Reason::ShuttingDown, detail)));
+        }
+        while this.timer.poll_fired(cx).is_ready() {
+            match this.patience.on(Instant::now(), &this.route.policy) {
+                Ok(until) => this.timer.arm(until),
+                Err(error) => {
+                    let rule = this.route.origin.clone();
+                    return Poll::Ready(Err(ProxyError { rule, ..error }));
+                }
+            }
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::timers::Timers;
+    use crate::codec::pace::Pace;
+
+    fn policy(timeout: Timeout, idle: u64) -> RoutePolicy {
+        RoutePolicy { timeout, idle_timeout: Duration::from_secs(idle), ..RoutePolicy::default() }
+    }
+
+    #[test]
+    fn a_whole_timeout_ends_the_wait_and_a_head_timeout_waits_for_what_moves() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut pace = Pace::new(Timers::new(), None);
+        let whole = policy(Timeout::Whole(Duration::from_secs(10)), 60);
+        let mut patience = Patience::of(&whole, start, Some(pace.counter()));
+        pace.moved();
+        assert_eq!(patience.on(at(10), &whole).unwrap_err().reason, Reason::Timeout);
+        let head = policy(Timeout::Head(Duration::from_secs(10)), 60);
+        let mut patience = Patience::of(&head, start, Some(pace.counter()));
+        assert_eq!(patience.on(at(10), &head).unwrap(), at(20), "the body has moved");
+        assert_eq!(patience.on(at(20), &head).unwrap_err().reason, Reason::Timeout);
+    }
+
+    #[test]
+    fn silence_is_told_from_slowness() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut pace = Pace::new(Timers::new(), None);
+        let whole = policy(Timeout::Whole(Duration::from_secs(10)), 4);
+        let mut patience = Patience::of(&whole, start, Some(pace.counter()));
+        pace.moved();
+        assert_eq!(patience.on(at(4), &whole).unwrap(), at(8));
+        pace.moved();
+        assert_eq!(patience.on(at(8), &whole).unwrap(), at(10), "not beyond the end");
+        let mut patience = Patience::of(&whole, start, None);
+        assert_eq!(patience.on(at(4), &whole).unwrap_err().reason, Reason::StreamIdle);
+        let mut one = Patience::per_try(Duration::from_secs(1));
+        assert_eq!(one.on(at(1), &whole).unwrap_err().reason, Reason::PerTryTimeout);
+    }
+}
