@@ -222,15 +222,11 @@ impl Transport {
                 Ok(Decoded::End) => return Poll::Ready(None),
                 Ok(Decoded::More) => {}
             }
-            let mut clean = true;
-            if !inner.ended {
-                match ready!(inner.poll_fill(cx)) {
-                    Ok(1..) => continue,
-                    Ok(0) => {}
-                    // A reset is no end: what came before it may not be all.
-                    Err(_) => clean = false,
-                }
-            }
+            // A reset is no end: what came before it may not be all.
+            let clean = match if inner.ended { Ok(0) } else { ready!(inner.poll_fill(cx)) } {
+                Ok(1..) => continue,
+                end => end.is_ok(),
+            };
             inner.ended = true;
             let complete = clean && inner.decoder.end_of_connection();
             return Poll::Ready(if complete { None } else { Some(Err(NoBody::Ended)) });
