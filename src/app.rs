@@ -92,10 +92,10 @@ impl App {
         let Bound { addresses, admin, probes, workers: listeners } = Bound::new(&model)?;
         let first_answers = readiness.condition("discovery");
         let (directory, wanted) = Directory::new();
-        let (model_sender, model_receiver) = watch::channel(model.clone());
+        let instance = Instance::new(model.service.name.as_str());
+        let (model_sender, model_receiver) = watch::channel(model);
         let (workers, worker_drain) = drain::channel();
         let (control, control_drain) = drain::channel();
-        let instance = Instance::new(model.service.name.as_str());
         let mut app = Self {
             addresses,
             readiness,
@@ -111,7 +111,7 @@ impl App {
             orders.push(sender);
             let plan = Plan {
                 listeners,
-                model: model.clone(),
+                model: app.model.borrow().clone(),
                 directory: directory.clone(),
                 metrics: app.metrics.clone(),
                 instance: instance.clone(),
@@ -129,7 +129,7 @@ impl App {
             metrics: app.metrics.clone(),
             readiness: app.readiness.clone(),
             inbound: app.addresses.inbound,
-            ports: local_ports(&model),
+            ports: local_ports(&app.model.borrow()),
             version: 1,
         };
         let discovery =

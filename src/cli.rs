@@ -17,6 +17,8 @@ use crate::run::{self, Plan};
 use crate::telemetry::{Metrics, logging, names};
 
 const DEFAULT_FILE: &str = "pillion.yaml";
+/// Whoever edits a policy wants to hear what came of it.
+const DEV_LEVEL: &str = "warn,pillion::config::reload=info";
 
 /// A service-mesh sidecar: discovery, retries, timeouts, balancing and metrics
 /// for any service, with no library in its code.
@@ -152,7 +154,7 @@ pub fn main() -> ExitCode {
 /// `pillion dev` says little of its sidecars, and says it among the services' lines.
 fn logs(cli: &Cli, sink: &Arc<dev::Sink>) -> logging::Options {
     let dev = matches!(cli.command, Command::Dev(_)) && cli.log_format == logging::Format::Human;
-    let level = cli.log.clone().unwrap_or_else(|| if dev { "warn" } else { "info" }.into());
+    let level = cli.log.clone().unwrap_or_else(|| if dev { DEV_LEVEL } else { "info" }.into());
     let writer = dev.then(|| {
         let sink = Arc::clone(sink);
         BoxMakeWriter::new(move || dev::Own(Arc::clone(&sink)))
@@ -199,8 +201,11 @@ fn start(args: Run, format: logging::Format) -> u8 {
             Err(problems) => return refused(&problems),
         },
     };
-    if file.is_some() && (args.name.is_some() || args.port.is_some()) {
-        tracing::debug!("a file is there: --name, PILLION_SERVICE and --port are not used");
+    if let Some(file) = &file
+        && (args.name.is_some() || args.port.is_some())
+    {
+        let file = file.display();
+        tracing::warn!("{file} says what runs here; --name, PILLION_SERVICE and --port are not used");
     }
     let reload = match reload.transpose() {
         Ok(reload) => reload,

@@ -120,6 +120,11 @@ pub fn read(path: &Path, environment: &Environment) -> Result<BTreeMap<String, S
         if service.command.as_ref().is_some_and(|command| command.words().is_empty()) {
             problems.push(Problem::of_file(&file, format!("services: the command of `{name}` has no words")));
         }
+        let named = service.policies.iter().flatten().filter(|path| !path.0.contains(['*', '?', '[']));
+        for missing in named.filter(|named| !folder(path).join(&named.0).exists()) {
+            let message = format!("services: `{name}`: there is no policy file `{}`", missing.0);
+            problems.push(Problem::of_file(&file, message));
+        }
         if let Err(why) = super::text::check("pillion-service", name) {
             problems.push(Problem::of_file(
                 &file,
@@ -218,6 +223,8 @@ mod tests {
         assert!(problems.contains("pillion.dev.yaml:4:5:") && problems.contains("command"), "{problems}");
         assert!(read_text("version: 1\nservices: {}\n").unwrap_err().contains("no service"));
         assert!(read_text("version: 1\nservices: {u: {command: []}}\n").is_err());
+        let lost = read_text("version: 1\nservices: {u: {command: [x], policies: [no.yaml, p/*.yaml]}}\n");
+        assert!(lost.unwrap_err().contains("`u`: there is no policy file `no.yaml`\n1 problem"));
         assert!(read_text("version: 1\nservices: {u: {port: 1}}\n").unwrap_err().contains("command"));
     }
 

@@ -166,7 +166,7 @@ impl Handler for Requests {
     fn refuse(&self, error: ProxyError) -> Response<Answer> {
         let unrouted = self.0.worker.unrouted(self.0.direction);
         let record = Record::begin(unrouted, &http::Method::GET, Instant::now());
-        reply::answer(&self.0, error, reply::Form::Http, record)
+        reply::answer(&self.0, &error, reply::Form::Http, record)
     }
 
     fn limited(&self, limit: &'static str) {

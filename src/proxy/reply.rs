@@ -99,8 +99,7 @@ impl Form {
 }
 
 /// Answers with an error.
-#[allow(clippy::needless_pass_by_value, reason = "an error that was answered is over")]
-pub fn answer(door: &Door, error: ProxyError, form: Form, mut record: Record) -> Response<Answer> {
+pub fn answer(door: &Door, error: &ProxyError, form: Form, mut record: Record) -> Response<Answer> {
     record.failed(error.reason);
     if let Some(limit) = error.limit {
         door.worker.limited(limit);
@@ -111,8 +110,8 @@ pub fn answer(door: &Door, error: ProxyError, form: Form, mut record: Record) ->
     }
     let service = door.router().model.service.name.clone();
     let (mut response, body) = match form {
-        Form::Http => http(&error, &facts, service.as_str()),
-        Form::Grpc(kind) => grpc(&error, &facts, service.as_str(), kind),
+        Form::Http => http(error, &facts, service.as_str()),
+        Form::Grpc(kind) => grpc(error, &facts, service.as_str(), kind),
     };
     let headers = response.headers_mut();
     headers.insert("pillion-error", HeaderValue::from_static(facts.word));

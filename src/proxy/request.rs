@@ -18,7 +18,7 @@ use crate::codec::{Body, Exchange, Takeover, Upgrade};
 use crate::telemetry::record::Record;
 
 /// How the phases end.
-#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
+#[expect(clippy::large_enum_variant, reason = "it lives for one match")]
 enum Outcome {
     /// The upstream has answered.
     Answered(Response<Body>, Rc<Call>),
@@ -34,7 +34,7 @@ pub async fn serve(door: Rc<Door>, request: Request<Body>, exchange: Exchange) -
     match phases(&door, head, body, exchange, &mut record).await {
         Ok(Outcome::Answered(response, call)) => answer::pass_on(response, call, record),
         Ok(Outcome::Tunnel(takeover)) => answer::tunnel(takeover, record),
-        Err(error) => reply::answer(&door, error, form, record),
+        Err(error) => reply::answer(&door, &error, form, record),
     }
 }
 

@@ -59,7 +59,7 @@ pub struct Plan {
 pub fn run(mut plan: Plan) -> u8 {
     if plan.file.is_none() && !plan.command.is_empty() {
         // Nobody but the service has to know the ports, and it is told.
-        for said in ports::make_way(&mut Arc::make_mut(&mut plan.model).listen) {
+        for said in ports::make_way(Arc::make_mut(&mut plan.model)) {
             tracing::warn!("{said}");
         }
     }
@@ -141,7 +141,10 @@ impl Life<'_> {
         let _ = self.until_signal(readiness.leaving()).await;
         match self.drained().await {
             Ended::Done(()) => 0,
-            Ended::Signal(signal) => signals::exit_code(signal),
+            Ended::Signal(signal) => {
+                tracing::warn!("a second signal: ending at once");
+                signals::exit_code(signal)
+            }
         }
     }
 

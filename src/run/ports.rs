@@ -37,14 +37,18 @@ pub fn taken(model: &Model) -> Result<(), String> {
     if problems.is_empty() { Ok(()) } else { Err(format!("{problems}{REMEDY}")) }
 }
 
-/// Replaces each default port that is taken by a free one, and says so: a line
-/// for each.
-pub fn make_way(listen: &mut Listen) -> Vec<String> {
-    let Listen { inbound, outbound, admin, probes } = listen;
+/// Replaces each default port that is taken, or that the service will take, by
+/// a free one, and says so: a line for each.
+pub fn make_way(model: &mut Model) -> Vec<String> {
+    let service = model.service.address.map(|address| address.port());
+    let Listen { inbound, outbound, admin, probes } = &mut model.listen;
     let all = [("inbound", inbound), ("outbound", outbound), ("admin", admin), ("probes", probes)];
     let taken = all.into_iter().filter_map(|(key, address)| {
-        let error = TcpListener::bind(*address).err()?;
-        let why = describe(*address, &error);
+        let why = match TcpListener::bind(*address) {
+            Ok(_) if service == Some(address.port()) => "the service listens there".to_owned(),
+            Ok(_) => return None,
+            Err(error) => describe(*address, &error),
+        };
         let said = format!("{key}: not on {address} but on a free port: {why}");
         address.set_port(0);
         Some(said)
@@ -101,6 +105,7 @@ fn listener_of(line: &str, port: u16) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     #[test]
     fn a_taken_port_names_its_key_and_its_holder() {
@@ -114,8 +119,11 @@ mod tests {
             "{problem}"
         );
         assert!(problem.contains("the port is taken by "), "{problem}");
-        let said = make_way(&mut model.listen);
-        assert!(said.len() == 1 && said[0].starts_with("admin: not on 127.0.0.1:"), "{said:?}");
+        model.service.address = Some((Ipv4Addr::LOCALHOST, 8702).into());
+        model.listen.inbound = (Ipv4Addr::LOCALHOST, 8702).into();
+        let said = make_way(&mut model);
+        assert!(said.len() == 2 && said[0].starts_with("inbound: not on 127.0.0.1:8702"), "{said:?}");
+        assert!(said[1].starts_with("admin: not on 127.0.0.1:"), "{said:?}");
         assert_eq!(taken(&model), Ok(()));
         drop(held);
     }

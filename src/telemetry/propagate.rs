@@ -69,10 +69,10 @@ fn new_traceparent(random: &mut fastrand::Rng) -> HeaderValue {
     let trace = random.u128(1..);
     let span = random.u64(1..);
     for (at, digit) in text[3..35].iter_mut().enumerate() {
-        *digit = HEX[usize::from((trace >> (4 * at)) as u8 & 15)];
+        *digit = HEX[((trace >> (4 * at)) & 15) as usize];
     }
     for (at, digit) in text[36..52].iter_mut().enumerate() {
-        *digit = HEX[usize::from((span >> (4 * at)) as u8 & 15)];
+        *digit = HEX[((span >> (4 * at)) & 15) as usize];
     }
     let mut value = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""));
     // No other request has this value: HTTP/2 need not remember it in its table.

@@ -103,7 +103,7 @@ impl Connection {
         self.answer(head, rest, request, context.upgrade, home)
     }
 
-    #[allow(clippy::result_large_err, reason = "it holds the body, for another attempt")]
+    #[expect(clippy::result_large_err, reason = "a failure is rare, and holds the body for another attempt")]
     fn answer(
         self,
         head: response::Parts,
