@@ -98,7 +98,12 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConne
     let door = Rc::new(Door { worker, direction, peer, fixed, context });
     count(&door, first);
     match first {
-        First::Nothing => {}
+        First::Nothing => {
+            let limit = door.context.limits.header_timeout;
+            if begun.is_some_and(|begun| begun.elapsed() >= limit) {
+                door.worker.limited("header_timeout");
+            }
+        }
         First::Http1 | First::Http2 => http(door, Stream::from(tcp), first, begun).await,
         First::Opaque => Box::pin(opaque(&door, Stream::from(tcp))).await,
     }
@@ -112,7 +117,7 @@ pub async fn http(door: Rc<Door>, stream: Stream, version: First, begun: Option<
     let requests = Requests(door);
     match version {
         // Boxed, so that a connection of HTTP/1 does not hold room for it.
-        First::Http2 => Box::pin(http2::server::serve(stream, context, Rc::new(requests))).await,
+        First::Http2 => Box::pin(http2::server::serve(stream, context, Rc::new(requests), begun)).await,
         _ => http1::server::serve(stream, &context, &requests, begun).await,
     }
 }

@@ -53,20 +53,20 @@ pub async fn open(door: &Rc<Door>, route: Rc<Route>, since: Instant) -> Result<T
 /// Serves a stream whose protocol is not known yet.
 async fn serve(door: Rc<Door>, route: Rc<Route>, caller: Stream) {
     let only_http = matches!(route.protocol, Protocol::Http1 | Protocol::Http2 | Protocol::Grpc);
-    let (first, caller) = look(caller, &door, only_http).await;
+    let (first, begun, caller) = look(caller, &door, only_http).await;
     match first {
-        First::Http1 | First::Http2 => connection::http(door, caller, first, None).await,
+        First::Http1 | First::Http2 => connection::http(door, caller, first, begun).await,
         First::Opaque => opaque(&door, &route, caller).await,
         First::Nothing => {}
     }
 }
 
-/// Reads the first bytes and puts them back.
-async fn look(mut caller: Stream, door: &Door, only_http: bool) -> (First, Stream) {
+/// Reads the first bytes, tells when they came and puts them back.
+async fn look(mut caller: Stream, door: &Door, only_http: bool) -> (First, Option<Instant>, Stream) {
     let timers = &door.worker.timers;
     let wait = if only_http { door.context.limits.header_timeout } else { SPEAK };
     let mut timer = timers.at(Instant::now() + wait);
-    let mut seen = BytesMut::new();
+    let (mut seen, mut begun) = (BytesMut::new(), None);
     let first = poll_fn(|cx| {
         loop {
             if let Some(first) = (!seen.is_empty()).then(|| detect::decide(&seen, only_http)).flatten() {
@@ -76,7 +76,10 @@ async fn look(mut caller: Stream, door: &Door, only_http: bool) -> (First, Strea
             let mut buffer = ReadBuf::new(&mut bytes);
             match Pin::new(&mut caller).poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => seen.extend_from_slice(buffer.filled()),
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    begun.get_or_insert_with(Instant::now);
+                    seen.extend_from_slice(buffer.filled());
+                }
                 Poll::Ready(_) if seen.is_empty() => return Poll::Ready(First::Nothing),
                 Poll::Ready(_) => return Poll::Ready(First::Opaque),
             }
@@ -84,7 +87,7 @@ async fn look(mut caller: Stream, door: &Door, only_http: bool) -> (First, Strea
         timer.poll_fired(cx).map(|()| if only_http { First::Nothing } else { First::Opaque })
     })
     .await;
-    (first, caller.with_prefix(seen.freeze()))
+    (first, begun, caller.with_prefix(seen.freeze()))
 }
 
 /// Connects an opaque stream to an endpoint of the route's upstream.

@@ -15,4 +15,5 @@ mod hostile_http2;
 mod limits;
 mod misbehaving;
 mod policy;
+mod process;
 mod support;

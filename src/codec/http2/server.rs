@@ -21,8 +21,9 @@ use crate::codec::{Handler, ServerContext};
 /// How long a connection that is told to go may take to hear it.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Serves `io` until either side ends it.
-pub async fn serve<S, H>(io: S, context: Rc<ServerContext>, handler: Rc<H>)
+/// Serves `io` until either side ends it. Its preface began at `begun`, if some
+/// of it has been seen.
+pub async fn serve<S, H>(io: S, context: Rc<ServerContext>, handler: Rc<H>, begun: Option<Instant>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     H: Handler,
@@ -40,7 +41,7 @@ where
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .handshake::<_, Bytes>(io);
     let handshake = batched(&batch, handshake);
-    let mut timer = context.timers.at(Instant::now() + limits.header_timeout);
+    let mut timer = context.timers.at(begun.unwrap_or_else(Instant::now) + limits.header_timeout);
     let connection = tokio::select! {
         biased;
         connection = handshake => connection,

@@ -1,17 +1,18 @@
 //! Floods of what costs the sender nothing. Each must end its connection,
 //! hardly grow the memory, and leave others served.
 //!
-//! What is sent is built once and sent again and again, so that the growth
-//! that is measured is the sidecar's.
+//! The sidecar is a process of its own, so that the growth that is measured is
+//! its own.
 
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::support::bulk::Bulk;
 use crate::support::frames::{
     self, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Outcome, RawH2, block, frame, kind,
 };
-use crate::support::{PATIENCE, Recorder, Sidecar, alone, get, resident};
+use crate::support::{PATIENCE, Process, Recorder, get, process};
 
 const MIB: u64 = 1 << 20;
 
@@ -23,6 +24,14 @@ enum End {
     Any,
 }
 
+/// A sidecar that speaks HTTP/1 with `at`.
+fn before(at: SocketAddr) -> Process {
+    process("front")
+        .upstream("backend", &[at])
+        .policy("version: 1\noutbound: [{to: backend, protocol: http1}]\n")
+        .start()
+}
+
 /// Sends `step` until the connection ends, on new connections until it was
 /// sent `total` times.
 fn flood(
@@ -31,16 +40,15 @@ fn flood(
     start: impl Fn(&mut RawH2),
     mut step: impl FnMut(&mut RawH2, usize) -> io::Result<()>,
 ) {
-    let _turn = alone();
     let backend = Recorder::start();
-    let sidecar = super::before(backend.address());
+    let sidecar = before(backend.address());
     warm(&sidecar);
     backend.take();
-    let before = resident();
+    let before = sidecar.resident();
     let mut grown = 0;
     let (mut sent, mut connections) = (0, 0);
     while sent < total {
-        let mut raw = RawH2::connect(sidecar.at.outbound);
+        let mut raw = RawH2::connect(sidecar.outbound);
         start(&mut raw);
         connections += 1;
         let began = Instant::now();
@@ -55,7 +63,7 @@ fn flood(
             }
             (sent, on_this) = (sent + 1, on_this + 1);
         };
-        grown = grown.max(resident().saturating_sub(before));
+        grown = grown.max(sidecar.resident().saturating_sub(before));
         if let Err(error) = ended {
             let stuck = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
             assert!(!stuck, "the sidecar neither reads nor ends the connection");
@@ -67,14 +75,15 @@ fn flood(
         }
         backend.take();
     }
+    println!("{sent} steps on {connections} connections: memory grew by {} KiB", grown / 1024);
     assert!(grown < 32 * MIB, "memory grew by {} KiB over {connections} connections", grown / 1024);
     warm(&sidecar);
 }
 
 /// A call of another client.
-fn warm(sidecar: &Sidecar) {
-    assert_eq!(get(sidecar.at.outbound, "backend", "/").status, 200);
-    let mut raw = RawH2::connect(sidecar.at.outbound);
+fn warm(sidecar: &Process) {
+    assert_eq!(get(sidecar.outbound, "backend", "/").status, 200);
+    let mut raw = RawH2::connect(sidecar.outbound);
     raw.send(&frames::get(1, "backend")).unwrap();
     assert_eq!(raw.outcome(1), Outcome::Answer(200));
 }
@@ -164,12 +173,11 @@ fn a_flood_of_empty_continuation_frames() {
 
 #[test]
 fn a_header_bomb() {
-    let _turn = alone();
     let backend = Recorder::start();
-    let sidecar = super::before(backend.address());
+    let sidecar = before(backend.address());
     warm(&sidecar);
     backend.take();
-    let before = resident();
+    let before = sidecar.resident();
     // One field of 4,000 bytes in the table, then 16,000 references to it: 64 MB.
     let mut bomb =
         block(&[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "backend")]);
@@ -177,7 +185,7 @@ fn a_header_bomb() {
     bomb.extend([0xbe; 12_000]);
     let mut grown = 0;
     for _ in 0..200 {
-        let mut raw = RawH2::connect(sidecar.at.outbound);
+        let mut raw = RawH2::connect(sidecar.outbound);
         raw.send(&frame(kind::HEADERS, END_STREAM | END_HEADERS, 1, &bomb)).unwrap();
         let outcome = raw.outcome(1);
         let refused = matches!(
@@ -185,8 +193,9 @@ fn a_header_bomb() {
             Outcome::Answer(431) | Outcome::Reset(_) | Outcome::GoAway(_) | Outcome::Closed
         );
         assert!(refused, "{outcome:?}");
-        grown = grown.max(resident().saturating_sub(before));
+        grown = grown.max(sidecar.resident().saturating_sub(before));
     }
+    println!("200 bombs: memory grew by {} KiB", grown / 1024);
     assert!(grown < 32 * MIB, "memory grew by {} KiB", grown / 1024);
     assert!(backend.take().is_empty(), "a bomb reached the backend");
     warm(&sidecar);
@@ -240,14 +249,13 @@ fn a_flood_of_padding() {
 /// Answers of 8 MiB on 100 streams that the client does not read.
 #[test]
 fn answers_that_are_not_read_hold_little() {
-    let _turn = alone();
     let backend = Bulk::start();
-    let sidecar = super::before(backend.address());
-    assert_eq!(get(sidecar.at.outbound, "backend", "/8388608").body.len() as u64, 8 * MIB);
+    let sidecar = before(backend.address());
+    assert_eq!(get(sidecar.outbound, "backend", "/8388608").body.len() as u64, 8 * MIB);
     // A window of nothing, and the largest one.
     for window in [0, 0x7fff_ffff] {
-        let (before, written) = (resident(), backend.written());
-        let mut raw = RawH2::with_settings(sidecar.at.outbound, &[(4, window)]);
+        let (before, written) = (sidecar.resident(), backend.written());
+        let mut raw = RawH2::with_settings(sidecar.outbound, &[(4, window)]);
         raw.send(&frame(kind::WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0, 0])).unwrap();
         for stream in (1..200).step_by(2) {
             let fields =
@@ -258,11 +266,11 @@ fn answers_that_are_not_read_hold_little() {
         let mut still = (written, Instant::now());
         // Until the backend has not got rid of a byte for half a second.
         while still.1.elapsed() < PATIENCE / 40 {
-            grown = grown.max(resident().saturating_sub(before));
+            grown = grown.max(sidecar.resident().saturating_sub(before));
             if backend.written() != still.0 {
                 still = (backend.written(), Instant::now());
             }
-            assert_eq!(get(sidecar.at.probes, "p", "/livez").status, 200);
+            assert_eq!(get(sidecar.probes, "p", "/livez").status, 200);
         }
         assert!(still.0 > written, "the answers have begun");
         assert!(grown < 32 * MIB, "memory grew by {} KiB with a window of {window}", grown / 1024);

@@ -15,6 +15,12 @@ pub struct Recorder {
     seen: Arc<Mutex<Vec<Request>>>,
 }
 
+/// The target as the body.
+pub fn echo_path(request: &Request) -> Vec<u8> {
+    let body = &request.target;
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
 /// The plainest answer.
 pub fn ok(_: &Request) -> Vec<u8> {
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()

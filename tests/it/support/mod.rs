@@ -5,6 +5,8 @@ pub mod bulk;
 pub mod client;
 pub mod frames;
 pub mod h2peer;
+pub mod load;
+pub mod process;
 pub mod request;
 pub mod scripts;
 pub mod server;
@@ -13,6 +15,8 @@ pub mod wire;
 
 pub use backend::Recorder;
 pub use client::{Client, Response, call, get};
+pub use load::Load;
+pub use process::{Process, process};
 pub use request::Request;
 pub use server::{Deaf, PATIENCE, Server, until};
 pub use sidecar::{Sidecar, alone, beside_others, resident, sidecar};

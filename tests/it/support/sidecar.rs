@@ -101,9 +101,7 @@ impl Sidecar {
     /// Scrapes `/metrics`.
     #[track_caller]
     pub fn metrics(&self) -> Samples {
-        let answer = client::get(self.at.probes, "probes", "/metrics");
-        assert_eq!(answer.status, 200);
-        Samples::parse(&answer.text())
+        Samples::at(self.at.probes)
     }
 
     /// Waits until a metric is `wanted`.
@@ -134,6 +132,14 @@ impl Drop for Sidecar {
 }
 
 impl Samples {
+    /// Scrapes the port for probes at `address`.
+    #[track_caller]
+    pub fn at(address: SocketAddr) -> Self {
+        let answer = client::get(address, "probes", "/metrics");
+        assert_eq!(answer.status, 200);
+        Self::parse(&answer.text())
+    }
+
     fn parse(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         Self(lines.map(sample).collect())
@@ -183,7 +189,12 @@ pub fn alone() -> RwLockWriteGuard<'static, ()> {
 
 /// Resident bytes of this process.
 pub fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    resident_of("self")
+}
+
+/// Resident bytes of the process that `/proc` has under `name`.
+pub fn resident_of(name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{name}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }

@@ -1,0 +1,199 @@
+//! `pillion run` as a process of its own, on free ports, from files.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use rustix::process::{Pid, Signal};
+use tempfile::TempDir;
+
+use super::client::get;
+use super::server::until;
+use super::sidecar::Samples;
+
+/// What is written into `pillion.yaml`, and the policies beside it.
+pub struct Setup {
+    name: &'static str,
+    service: Option<(SocketAddr, &'static str)>,
+    upstreams: Vec<(&'static str, Vec<SocketAddr>)>,
+    more: String,
+    policy: Option<String>,
+}
+
+/// Killed by its drop, unless it has ended before.
+pub struct Process {
+    child: Child,
+    folder: TempDir,
+    said: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
+    pub inbound: SocketAddr,
+    pub outbound: SocketAddr,
+    pub probes: SocketAddr,
+}
+
+pub fn process(name: &'static str) -> Setup {
+    Setup { name, service: None, upstreams: Vec::new(), more: String::new(), policy: None }
+}
+
+impl Setup {
+    /// The service that it fronts, and what it speaks.
+    pub fn service(mut self, address: SocketAddr, protocol: &'static str) -> Self {
+        self.service = Some((address, protocol));
+        self
+    }
+
+    pub fn upstream(mut self, name: &'static str, addresses: &[SocketAddr]) -> Self {
+        self.upstreams.push((name, addresses.to_vec()));
+        self
+    }
+
+    /// More lines of `pillion.yaml`.
+    pub fn with(mut self, lines: &str) -> Self {
+        self.more.push_str(lines);
+        self
+    }
+
+    /// The policy file.
+    pub fn policy(mut self, text: impl Into<String>) -> Self {
+        self.policy = Some(text.into());
+        self
+    }
+
+    fn file(&self) -> String {
+        let service = match self.service {
+            Some((address, protocol)) => format!(", address: '{address}', protocol: {protocol}"),
+            None => String::new(),
+        };
+        let upstreams: String =
+            self.upstreams.iter().map(|(name, all)| format!("{name}: {all:?}, ")).collect();
+        let any = "127.0.0.1:0";
+        format!(
+            "version: 1\nservice: {{name: {}{service}}}\n\
+             listen: {{inbound: '{any}', outbound: '{any}', admin: '{any}', probes: '{any}'}}\n\
+             policies: [policies/*.yaml]\ndiscovery: [static: {{{upstreams}}}]\nworkers: 2\n{}",
+            self.name, self.more
+        )
+    }
+
+    /// Starts it and waits until it is ready.
+    #[track_caller]
+    pub fn start(self) -> Process {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("pillion.yaml"), self.file()).unwrap();
+        std::fs::create_dir(folder.path().join("policies")).unwrap();
+        if let Some(policy) = &self.policy {
+            write_policy(folder.path(), policy);
+        }
+        let mut child = program()
+            .arg("run")
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said: Arc<Mutex<Vec<String>>> = Arc::default();
+        let outputs: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        let readers = outputs.map(|output| {
+            let said = said.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    said.lock().unwrap().push(line);
+                }
+            })
+        });
+        let address = |key: &str| address(&said, key);
+        let (inbound, outbound, probes) = (address("inbound"), address("outbound"), address("probes"));
+        let process = Process { child, folder, said, readers: readers.into(), inbound, outbound, probes };
+        until("the sidecar is ready", || get(probes, "p", "/readyz").status == 200);
+        process
+    }
+}
+
+/// The program under test: the one that was built with the tests, or another
+/// build of it in `PILLION_TEST_PROGRAM`.
+fn program() -> Command {
+    let built = || PathBuf::from(env!("CARGO_BIN_EXE_pillion"));
+    let path = std::env::var_os("PILLION_TEST_PROGRAM").map_or_else(built, PathBuf::from);
+    let mut command = Command::new(path);
+    for name in ["PILLION_LOG", "PILLION_LOG_FORMAT", "PILLION_CONFIG", "PILLION_SERVICE"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Waits for the address that the sidecar says it has bound.
+#[track_caller]
+fn address(said: &Mutex<Vec<String>>, key: &str) -> SocketAddr {
+    let find = || {
+        let said = said.lock().unwrap();
+        let mut words = said.iter().map(|line| line.split_whitespace());
+        let word = words.find_map(|mut words| (words.next() == Some(key)).then(|| words.next()))??;
+        word.trim_start_matches("http://").split('/').next()?.parse().ok()
+    };
+    until(&format!("it tells its address `{key}`"), || find().is_some());
+    find().expect("found a moment ago")
+}
+
+/// In one step, as editors and ConfigMaps do.
+fn write_policy(folder: &Path, text: &str) {
+    let new = folder.join("policies/.routes.new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, folder.join("policies/routes.yaml")).unwrap();
+}
+
+impl Process {
+    /// Replaces the policy file.
+    pub fn policy(&self, text: &str) {
+        write_policy(self.folder.path(), text);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    #[track_caller]
+    pub fn metrics(&self) -> Samples {
+        Samples::at(self.probes)
+    }
+
+    /// Resident bytes.
+    pub fn resident(&self) -> u64 {
+        super::sidecar::resident_of(&self.child.id().to_string())
+    }
+
+    /// What it has written so far.
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().join("\n")
+    }
+
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn ended(&mut self) -> ExitStatus {
+        until("the sidecar ends", || self.child.try_wait().unwrap().is_some());
+        self.child.wait().unwrap()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+        if !std::thread::panicking() {
+            assert!(!self.said().contains("panicked"), "{}", self.said());
+        }
+    }
+}
