@@ -278,7 +278,7 @@ pub struct Dns {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
-    /// The trace contexts that are written; all that are known are read.
+    /// The trace contexts that are made whole on their way; others pass untouched.
     #[schemars(extend("default" = ["tracecontext", "baggage"]))]
     pub propagate: Option<Vec<Propagator>>,
 }
