@@ -6,69 +6,82 @@
 //! when it is dropped on the way.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use http::{Request, Response, request};
 use tower::{Service as _, ServiceExt as _};
 
 use super::connection::Door;
+use super::router::Route;
 use super::stack::{self, Call};
 use super::{Answer, answer, prepare, reply, tunnel};
 use crate::base::ProxyError;
-use crate::codec::{Body, Exchange, Takeover, Upgrade};
+use crate::codec::{Body, Exchange, Upgrade};
 use crate::telemetry::record::Record;
 
-/// How the phases end.
-#[expect(clippy::large_enum_variant, reason = "it lives for one match")]
-enum Outcome {
-    /// The upstream has answered.
-    Answered(Response<Body>, Rc<Call>),
-    /// The connection becomes a tunnel.
-    Tunnel(Takeover),
+/// What a request becomes once it is known where it goes.
+enum Prepared {
+    /// A call of its route's upstream.
+    Call(Rc<Call>),
+    /// A tunnel to it.
+    Tunnel(Rc<Route>, Instant),
 }
 
-/// Answers one request.
-pub async fn serve(door: Rc<Door>, request: Request<Body>, exchange: Exchange) -> Response<Answer> {
+/// Answers one request. What needs no waiting is done at once, so that the
+/// future that waits holds the call and little else.
+pub fn serve(
+    door: Rc<Door>,
+    request: Request<Body>,
+    exchange: Exchange,
+) -> impl Future<Output = Response<Answer>> + 'static {
     let (head, body) = request.into_parts();
     let mut record = Record::begin(door.worker.unrouted(door.direction), &head.method, exchange.received);
     let form = reply::Form::of(&head);
-    match phases(&door, head, body, exchange, &mut record).await {
-        Ok(Outcome::Answered(response, call)) => answer::pass_on(response, call, record),
-        Ok(Outcome::Tunnel(takeover)) => answer::tunnel(takeover, record),
-        Err(error) => reply::answer(&door, &error, form, record),
+    let prepared = prepare(&door, head, exchange, &mut record);
+    async move {
+        let answered = match prepared {
+            Ok(Prepared::Call(call)) => attempt(&door, call, body).await.map(Ok),
+            Ok(Prepared::Tunnel(route, since)) => Box::pin(tunnel::open(&door, route, since)).await.map(Err),
+            Err(error) => Err(error),
+        };
+        match answered {
+            Ok(Ok((response, call))) => answer::pass_on(response, call, record),
+            Ok(Err(takeover)) => answer::tunnel(takeover, record),
+            Err(error) => reply::answer(&door, &error, form, record),
+        }
     }
 }
 
-async fn phases(
+/// The phases before the first attempt.
+fn prepare(
     door: &Rc<Door>,
     mut head: request::Parts,
-    body: Body,
     exchange: Exchange,
     record: &mut Record,
-) -> Result<Outcome, ProxyError> {
+) -> Result<Prepared, ProxyError> {
     // Match.
     let route = door.router().find(door, &head, exchange.authority.as_ref())?;
     record.set_route(route.metrics.clone());
     if exchange.upgrade == Upgrade::Connect {
-        return tunnel::open(door, route, &exchange).await.map(Outcome::Tunnel);
+        return Ok(Prepared::Tunnel(route, exchange.received));
     }
     // Prepare.
     prepare::request(&mut head, door, &exchange)?;
-    // Attempt, as often as the policy says.
-    let call = Rc::new(Call::new(door, route, head, exchange));
-    let mut response = attempt(door, &call, body).await?;
-    // Stream the answer back.
-    prepare::response(&mut response, door, &call);
-    Ok(Outcome::Answered(response, call))
+    Ok(Prepared::Call(Rc::new(Call::new(door, route, head, exchange))))
 }
 
-async fn attempt(door: &Door, call: &Rc<Call>, body: Body) -> Result<Response<Body>, ProxyError> {
+/// Attempts, as often as the policy says, and the answer made ready.
+async fn attempt(door: &Door, call: Rc<Call>, body: Body) -> Result<(Response<Body>, Rc<Call>), ProxyError> {
     let mut stack = stack::of(&call.route, &door.worker);
     let request = stack::Attempt { call: call.clone(), body };
-    match &door.worker.layer {
+    let mut response = match &door.worker.layer {
         None => {
             std::future::poll_fn(|cx| stack.poll_ready(cx)).await?;
-            stack.call(request).await
+            stack.call(request).await?
         }
-        Some(layer) => layer(stack::BoxedStack::new(stack)).oneshot(request).await,
-    }
+        Some(layer) => layer(stack::BoxedStack::new(stack)).oneshot(request).await?,
+    };
+    // Stream the answer back.
+    prepare::response(&mut response, door, &call);
+    Ok((response, call))
 }

@@ -15,7 +15,7 @@ use super::detect::{self, First};
 use super::relay;
 use super::router::Route;
 use crate::base::{Protocol, ProxyError, Reason};
-use crate::codec::{Exchange, Stream, Takeover};
+use crate::codec::{Stream, Takeover};
 use crate::telemetry::names;
 use crate::telemetry::record::Direction;
 use crate::upstream::{self, Endpoint};
@@ -27,7 +27,7 @@ const SPEAK: Duration = Duration::from_millis(150);
 const MAX_TRIES: usize = 4;
 
 /// Opens a tunnel to the upstream that a CONNECT names.
-pub async fn open(door: &Rc<Door>, route: Rc<Route>, exchange: &Exchange) -> Result<Takeover, ProxyError> {
+pub async fn open(door: &Rc<Door>, route: Rc<Route>, since: Instant) -> Result<Takeover, ProxyError> {
     if door.direction == Direction::Inbound {
         let detail = "CONNECT is served on the outbound listener";
         return Err(ProxyError::unsent(Reason::NoRoute, detail));
@@ -38,7 +38,7 @@ pub async fn open(door: &Rc<Door>, route: Rc<Route>, exchange: &Exchange) -> Res
     }
     // A name that nobody knows is told now, while there still is an answer.
     let worker = &door.worker;
-    route.upstream.picker(exchange.received, &worker.timers).await?;
+    route.upstream.picker(since, &worker.timers).await?;
     if route.protocol == Protocol::Tcp {
         let upstream = dial(door, &route).await?;
         let door = door.clone();

@@ -2,16 +2,19 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
+use pin_project_lite::pin_project;
 
 use super::Incoming;
 use super::send::{self, Sender};
@@ -34,6 +37,34 @@ struct Served<H> {
     context: Rc<ServerContext>,
     handler: Rc<H>,
     _active: Active,
+}
+
+/// What is left to do once the head of an answer is sent.
+enum Answering<B> {
+    Done,
+    Tunnel(Takeover, Tunnel),
+    Body(Sender<B>),
+}
+
+pin_project! {
+    /// A call that ends early, without an answer, when the caller resets the stream.
+    struct Calling<F> {
+        #[pin]
+        call: F,
+        responder: Responder,
+    }
+}
+
+impl<F: Future> Future for Calling<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(response) = this.call.poll(cx) {
+            return Poll::Ready(Some(response));
+        }
+        this.responder.poll_reset(cx).map(|()| None)
+    }
 }
 
 /// Serves a stream in a task of its own. What needs no waiting is done here, so
@@ -64,11 +95,15 @@ pub fn spawn<H: Handler>(
                 moved,
             };
             let call = served.handler.call(Request::from_parts(head, body), exchange);
-            tokio::task::spawn_local(served.serve(call, tunnel));
+            let responder = served.responder.clone();
+            // One after the other in the same room, which an `async` block would not do.
+            tokio::task::spawn_local(
+                Calling { call, responder }.then(|response| served.end(response, tunnel)),
+            );
         }
         Err(error) => {
             let response = served.handler.refuse(error);
-            tokio::task::spawn_local(served.answer(response, None));
+            tokio::task::spawn_local(served.end(Some(response), None));
         }
     }
 }
@@ -124,23 +159,21 @@ impl<H: Handler> Served<H> {
         (Body::Http2(Incoming::of_request(receive, &head.headers, pace)), None, Some(moved))
     }
 
-    async fn serve(self, call: impl Future<Output = Response<H::Body>>, tunnel: Option<RecvStream>) {
-        let response = {
-            let mut call = std::pin::pin!(call);
-            poll_fn(|cx| {
-                if let Poll::Ready(response) = call.as_mut().poll(cx) {
-                    return Poll::Ready(Some(response));
-                }
-                self.responder.poll_reset(cx).map(|()| None)
-            })
-            .await
-        };
+    /// Sends the answer, unless the caller is gone.
+    async fn end(self, response: Option<Response<H::Body>>, tunnel: Option<RecvStream>) {
         if let Some(response) = response {
-            self.answer(response, tunnel).await;
+            match self.answer(response, tunnel) {
+                Answering::Done => {}
+                Answering::Tunnel(takeover, tunnel) => {
+                    takeover(Stream::Boxed(Box::pin(tunnel))).await;
+                }
+                Answering::Body(sender) => self.stream(sender).await,
+            }
         }
     }
 
-    async fn answer(self, response: Response<H::Body>, tunnel: Option<RecvStream>) {
+    /// Sends the head of the answer.
+    fn answer(&self, response: Response<H::Body>, tunnel: Option<RecvStream>) -> Answering<H::Body> {
         let (mut head, mut body) = response.into_parts();
         strip(&mut head.headers);
         head.version = Version::HTTP_2;
@@ -156,15 +189,15 @@ impl<H: Handler> Served<H> {
             head.headers.insert(CONTENT_LENGTH, length.into());
         }
         let sent = self.responder.0.borrow_mut().send_response(Response::from_parts(head, ()), end);
-        let Ok(stream) = sent else { return };
+        let Ok(stream) = sent else { return Answering::Done };
         if end {
             body.written();
+            Answering::Done
         } else if let Some((takeover, receive)) = takeover {
             body.written();
-            drop(body);
-            hand_over(takeover, Tunnel::new(receive, stream)).await;
+            Answering::Tunnel(takeover, Tunnel::new(receive, stream))
         } else {
-            self.stream(Sender::new(stream, body)).await;
+            Answering::Body(Sender::new(stream, body))
         }
     }
 
@@ -193,10 +226,6 @@ impl<H: Handler> Served<H> {
             }
         }
     }
-}
-
-async fn hand_over(takeover: Takeover, tunnel: Tunnel) {
-    takeover(Stream::Boxed(Box::pin(tunnel))).await;
 }
 
 /// Fields that HTTP/2 has no place for.
