@@ -4,8 +4,12 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PILLION_CACHE=${PILLION_CACHE:-$root/.cache}
 mkdir -p "$PILLION_CACHE"
 
-# One line on what happens now.
-say() { printf '\033[1m==> [%4ds]\033[0m %s\n' "$SECONDS" "$*"; }
+# One line on what happens now; bold on a terminal.
+say() {
+    local bold='' plain=''
+    if [[ -t 1 && -z ${NO_COLOR:-} ]]; then bold=$'\033[1m' plain=$'\033[0m'; fi
+    printf '%s==> [%4ds]%s %s\n' "$bold" "$SECONDS" "$plain" "$*"
+}
 
 # The last words of a script that can't go on.
 die() {

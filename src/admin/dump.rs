@@ -102,6 +102,7 @@ fn limits(values: &mut Values<'_>, model: &Model) {
     values.put("limits.target", limits.target);
     values.put("limits.header_timeout", text(limits.header_timeout));
     values.put("limits.body_idle", text(limits.body_idle));
+    values.put("limits.stream_idle", text(limits.stream_idle));
     values.put("limits.connection_idle", text(limits.connection_idle));
     values.put("limits.connection_age", text(limits.connection_age));
     values.put("limits.connections", limits.connections);

@@ -15,7 +15,7 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Longest pause within a request body; default 30 s.
     pub body_idle: Duration,
-    /// How long an HTTP/2 stream may wait for its peer to take bytes; default 5 min.
+    /// How long an HTTP/2 stream may wait for its caller to take bytes; default 5 min.
     pub stream_idle: Duration,
     /// How long a connection may wait for its next request; default 2 min.
     pub connection_idle: Duration,

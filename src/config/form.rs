@@ -167,6 +167,9 @@ pub struct Limits {
     /// Longest pause within a request body.
     #[schemars(extend("default" = "30s"))]
     pub body_idle: Option<Span>,
+    /// How long an HTTP/2 stream may wait for its caller to take bytes.
+    #[schemars(extend("default" = "5m"))]
+    pub stream_idle: Option<Span>,
     /// How long a connection may wait for its next request.
     #[schemars(extend("default" = "2m"))]
     pub connection_idle: Option<Span>,
@@ -275,7 +278,7 @@ pub struct Dns {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
-    /// The trace contexts that are written; all that are known are read.
+    /// The trace contexts that are made whole on their way; others pass untouched.
     #[schemars(extend("default" = ["tracecontext", "baggage"]))]
     pub propagate: Option<Vec<Propagator>>,
 }

@@ -254,6 +254,7 @@ fn limits(form: &form::Limits, at: At<'_>, limits: &mut Limits, problems: &mut P
     set(&mut limits.header_fields, form.header_fields);
     set(&mut limits.header_timeout, form.header_timeout.as_ref().map(|d| d.0));
     set(&mut limits.body_idle, form.body_idle.as_ref().map(|d| d.0));
+    set(&mut limits.stream_idle, form.stream_idle.as_ref().map(|d| d.0));
     set(&mut limits.connection_idle, form.connection_idle.as_ref().map(|d| d.0));
     set(&mut limits.connection_age, form.connection_age.as_ref().map(|d| d.0));
     set(&mut limits.connections, form.connections);

@@ -86,7 +86,9 @@ impl Router {
                 .filter(|_| old.is_some_and(|old| old.model.service.address == Some(address)))
                 .map(|routes| routes.catch_all.upstream.clone());
             let name = model.service.name.clone();
-            let upstream = kept.unwrap_or_else(|| Upstream::fixed(name, vec![base::Endpoint::new(address)]));
+            let upstream = kept.unwrap_or_else(|| {
+                Upstream::fixed(name, vec![base::Endpoint::new(address)], &worker.metrics)
+            });
             let protocol = model.service.protocol;
             let target =
                 Target { direction: Direction::Inbound, upstream, protocol, limits: &limits, worker, now };

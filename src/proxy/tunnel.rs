@@ -121,7 +121,7 @@ async fn dial(door: &Door, route: &Route) -> Result<(Stream, upstream::Active), 
         let picked = picker.pick(&route.policy.balance, None, &tried, now, &mut worker.random.borrow_mut());
         let Some(endpoint) = picked else { break };
         let active = endpoint.begin();
-        match upstream::connect(endpoint.facts.address, route.policy.connect_timeout, &worker.timers).await {
+        match endpoint.connect(route.policy.connect_timeout, &worker.timers).await {
             Ok(tcp) => {
                 let now_connected = Instant::now();
                 endpoint.answered(now_connected, now_connected.saturating_duration_since(now));

@@ -49,12 +49,13 @@ pub struct Worker {
     router: RefCell<Option<Rc<Router>>>,
     context: RefCell<Option<Rc<ServerContext>>>,
     unrouted: [Rc<RouteMetrics>; 2],
-    open: [Open; 2],
+    open: [Told; 2],
+    active: [Told; 2],
     date: RefCell<(u64, HeaderValue)>,
 }
 
-/// Connections of one direction.
-struct Open {
+/// A number of one direction, and the gauge that is told of it now and then.
+struct Told {
     now: Cell<i64>,
     told: Cell<i64>,
     gauge: Gauge,
@@ -96,15 +97,17 @@ impl Worker {
         instance: Instance,
         layer: Option<Layer>,
     ) -> Result<Rc<Self>, ProxyError> {
-        let open = |direction: Direction| Open {
-            now: Cell::new(0),
-            told: Cell::new(0),
-            gauge: metrics.gauge(&names::CONNECTIONS_OPEN, &[direction.as_str()]),
+        let told = |name| {
+            [Direction::Inbound, Direction::Outbound].map(|direction| Told {
+                now: Cell::new(0),
+                told: Cell::new(0),
+                gauge: metrics.gauge(name, &[direction.as_str()]),
+            })
         };
         let unrouted = |direction| Rc::new(RouteMetrics::new(metrics, direction, "", ""));
         let worker = Rc::new(Self {
             timers: Timers::new(),
-            table: Table::new(directory),
+            table: Table::new(directory, metrics.clone()),
             metrics: metrics.clone(),
             random: RefCell::new(fastrand::Rng::new()),
             layer,
@@ -113,7 +116,8 @@ impl Worker {
             router: RefCell::default(),
             context: RefCell::default(),
             unrouted: [unrouted(Direction::Inbound), unrouted(Direction::Outbound)],
-            open: [open(Direction::Inbound), open(Direction::Outbound)],
+            open: told(&names::CONNECTIONS_OPEN),
+            active: told(&names::ACTIVE_REQUESTS),
             date: RefCell::new((0, HeaderValue::from_static(""))),
         });
         worker.apply(model)?;
@@ -227,10 +231,13 @@ impl Worker {
     }
 
     fn tell(&self) {
-        for open in &self.open {
-            let change = open.now.get() - open.told.replace(open.now.get());
+        for (active, unrouted) in self.active.iter().zip(&self.unrouted) {
+            active.now.set(unrouted.active());
+        }
+        for told in self.open.iter().chain(&self.active) {
+            let change = told.now.get() - told.told.replace(told.now.get());
             if change != 0 {
-                open.gauge.increment(change as f64);
+                told.gauge.increment(change as f64);
             }
         }
     }

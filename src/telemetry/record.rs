@@ -1,6 +1,6 @@
 //! Records each request once, also when its future is dropped.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ pub struct RouteMetrics {
     template: String,
     /// Series that were used before: nothing is looked up by name twice.
     resolved: RefCell<Vec<(Outcome, Histogram)>>,
+    /// Records that began here and are not finished.
+    active: Cell<i64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,8 @@ struct Outcome {
 /// up by the caller.
 pub struct Record {
     route: Rc<RouteMetrics>,
+    /// Where it counts as at hand.
+    begun: Rc<RouteMetrics>,
     method: &'static str,
     started: Instant,
     status: Option<StatusCode>,
@@ -70,12 +74,18 @@ impl RouteMetrics {
             upstream: upstream.to_owned(),
             template: template.to_owned(),
             resolved: RefCell::default(),
+            active: Cell::new(0),
         }
     }
 
     /// Counts an attempt beside the first.
     pub fn retried(&self, why: &str) {
         self.metrics.counter(&names::RETRIES, &[&self.upstream, why]).increment(1);
+    }
+
+    /// Requests at hand whose record began here.
+    pub fn active(&self) -> i64 {
+        self.active.get()
     }
 
     fn duration(&self, outcome: Outcome, elapsed: Duration) {
@@ -116,7 +126,16 @@ impl RouteMetrics {
 impl Record {
     /// A request whose head came at `started`.
     pub fn begin(route: Rc<RouteMetrics>, method: &Method, started: Instant) -> Self {
-        Self { route, method: known_method(method), started, status: None, reason: None, finished: false }
+        route.active.set(route.active.get() + 1);
+        Self {
+            begun: route.clone(),
+            route,
+            method: known_method(method),
+            started,
+            status: None,
+            reason: None,
+            finished: false,
+        }
     }
 
     /// The route was found after the record began.
@@ -144,6 +163,7 @@ impl Record {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
+        self.begun.active.set(self.begun.active.get() - 1);
         let status =
             self.status.map_or_else(|| self.reason.map_or(499, |r| r.facts().status), |s| s.as_u16());
         let outcome = Outcome { method: self.method, status, reason: self.reason };
@@ -195,8 +215,13 @@ mod tests {
         record.answered(StatusCode::OK);
         record.finish();
         drop(record);
+        assert_eq!(route.active(), 0);
         let brew = Method::from_bytes(b"BREW").unwrap();
-        drop(Record::begin(route, &brew, Instant::now()));
+        let mut record = Record::begin(route.clone(), &brew, Instant::now());
+        record.set_route(Rc::new(RouteMetrics::new(&metrics, Direction::Outbound, "users", "/v1/{id}")));
+        assert_eq!(route.active(), 1);
+        drop(record);
+        assert_eq!(route.active(), 0);
         let text = metrics.render();
         let count = |labels: &str| text.lines().any(|line| line.contains(labels) && line.ends_with("} 1"));
         assert!(

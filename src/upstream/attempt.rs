@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http::{Response, Version, request};
 
 use super::endpoint::{Active, Endpoint};
-use super::{Key, Upstream, connect};
+use super::{Key, Upstream};
 use crate::base::{Protocol, ProxyError, Reason, Sent, Side};
 use crate::codec::http1::client::Connection as Http1;
 use crate::codec::http2::client::Connection as Http2;
@@ -148,7 +148,7 @@ async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool, now: Instant) 
         return Ok(connection);
     }
     // Boxed: most requests find a connection and should not hold room for making one.
-    let made = Box::pin(connect(endpoint.facts.address, call.connect_timeout, call.send.timers));
+    let made = Box::pin(endpoint.connect(call.connect_timeout, call.send.timers));
     let stream = made.await?;
     Ok(Http1::new(Stream::from(stream)))
 }
@@ -172,7 +172,7 @@ async fn connect_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Http2, Pr
         return Err(ProxyError::unsent(Reason::ConnectTimeout, detail));
     }
     let limit = call.connect_timeout;
-    let stream = connect(endpoint.facts.address, limit, call.send.timers).await?;
+    let stream = endpoint.connect(limit, call.send.timers).await?;
     let mut timer = call.send.timers.at(Instant::now() + limit);
     let connection = tokio::select! {
         biased;

@@ -1,16 +1,52 @@
-//! Makes a connection to an endpoint.
+//! Makes connections to endpoints, and counts them.
 
+use std::cell::OnceCell;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
 use crate::base::timers::Timers;
-use crate::base::{ProxyError, Reason};
+use crate::base::{ProxyError, Reason, UpstreamName};
+use crate::telemetry::{Metrics, names};
 
-/// Connects, in at most `limit`.
-pub async fn connect(address: SocketAddr, limit: Duration, timers: &Timers) -> Result<TcpStream, ProxyError> {
+/// Counts the connections to one upstream, by how they ended.
+pub struct Connects {
+    metrics: Metrics,
+    name: UpstreamName,
+    /// The name as a label, once there was a connection.
+    label: OnceCell<String>,
+}
+
+impl Connects {
+    /// Counts for the upstream `name`.
+    pub fn new(metrics: Metrics, name: UpstreamName) -> Rc<Self> {
+        Rc::new(Self { metrics, name, label: OnceCell::new() })
+    }
+
+    /// Connects, in at most `limit`.
+    pub async fn connect(
+        &self,
+        address: SocketAddr,
+        limit: Duration,
+        timers: &Timers,
+    ) -> Result<TcpStream, ProxyError> {
+        let made = connect(address, limit, timers).await;
+        let result = match &made {
+            Ok(_) => "ok",
+            Err(error) if error.reason == Reason::ConnectRefused => "refused",
+            Err(error) if error.reason == Reason::ConnectTimeout => "timeout",
+            Err(_) => "failed",
+        };
+        let label = self.label.get_or_init(|| self.metrics.label(self.name.as_str()));
+        self.metrics.counter(&names::UPSTREAM_CONNECTS, &[label, result]).increment(1);
+        made
+    }
+}
+
+async fn connect(address: SocketAddr, limit: Duration, timers: &Timers) -> Result<TcpStream, ProxyError> {
     let mut timer = timers.at(Instant::now() + limit);
     let connected = tokio::select! {
         biased;

@@ -4,10 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use super::connect::Connects;
 use super::snapshot::EndpointStats;
-use crate::base::{self, Protocol, UpstreamName};
+use crate::base::timers::Timers;
+use crate::base::{self, Protocol, ProxyError, UpstreamName};
 use crate::codec::http1::client::{Connection as Http1, Recycle};
 use crate::codec::http2::client::Connection as Http2;
 use crate::policy::balance::PeakEwma;
@@ -37,6 +40,7 @@ pub struct Endpoint {
     http2: RefCell<Vec<Http2>>,
     /// One new HTTP/2 connection at a time.
     connecting: Semaphore,
+    connects: Rc<Connects>,
     me: Weak<Self>,
 }
 
@@ -56,7 +60,7 @@ pub struct Active(Rc<Endpoint>);
 
 impl Endpoint {
     /// An endpoint of which nothing is known yet.
-    pub fn new(facts: base::Endpoint) -> Rc<Self> {
+    pub fn new(facts: base::Endpoint, connects: Rc<Connects>) -> Rc<Self> {
         Rc::new_cyclic(|me| Self {
             facts,
             latency: Cell::default(),
@@ -67,8 +71,14 @@ impl Endpoint {
             idle: RefCell::default(),
             http2: RefCell::default(),
             connecting: Semaphore::new(1),
+            connects,
             me: me.clone(),
         })
+    }
+
+    /// Makes a connection, in at most `limit`.
+    pub async fn connect(&self, limit: Duration, timers: &Timers) -> Result<TcpStream, ProxyError> {
+        self.connects.connect(self.facts.address, limit, timers).await
     }
 
     /// What one more request would cost.

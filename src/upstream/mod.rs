@@ -11,7 +11,6 @@ pub mod snapshot;
 mod table;
 
 pub use attempt::{Call, send};
-pub use connect::connect;
 pub use endpoint::{Active, Endpoint};
 pub use picker::Key;
 pub use table::{Table, Upstream};

@@ -107,13 +107,16 @@ fn contains(tried: &[Rc<Endpoint>], endpoint: &Rc<Endpoint>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base;
+    use crate::base::{self, UpstreamName};
     use crate::config::model::HashOn;
+    use crate::telemetry::Metrics;
+    use crate::upstream::connect::Connects;
     use std::time::Duration;
 
     fn picker(count: u16) -> Picker {
         let facts = |port| base::Endpoint::new(([127, 0, 0, 1], 1000 + port).into());
-        Picker::new((0..count).map(|port| Endpoint::new(facts(port))).collect())
+        let connects = Connects::new(Metrics::new(), UpstreamName::new("users"));
+        Picker::new((0..count).map(|port| Endpoint::new(facts(port), connects.clone())).collect())
     }
 
     #[test]

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::Endpoint;
+use super::connect::Connects;
 use super::picker::Picker;
 use super::snapshot::EndpointStats;
 use crate::base::directory::Directory;
 use crate::base::timers::Timers;
 use crate::base::{self, EndpointSet, ProxyError, Reason, Resolution, UpstreamName};
+use crate::telemetry::Metrics;
 
 /// How long the first request of an upstream waits for discovery.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -22,6 +24,7 @@ const UNUSED: Duration = Duration::from_secs(300);
 /// The upstreams of one worker.
 pub struct Table {
     directory: Directory,
+    metrics: Metrics,
     upstreams: RefCell<HashMap<UpstreamName, Rc<Upstream>>>,
 }
 
@@ -29,6 +32,7 @@ pub struct Table {
 pub struct Upstream {
     /// Its name.
     pub name: UpstreamName,
+    connects: Rc<Connects>,
     resolution: RefCell<Option<watch::Receiver<Resolution>>>,
     picker: RefCell<Rc<Picker>>,
     last_used: Cell<Option<Instant>>,
@@ -36,8 +40,8 @@ pub struct Upstream {
 
 impl Table {
     /// An empty table over `directory`.
-    pub fn new(directory: Directory) -> Self {
-        Self { directory, upstreams: RefCell::default() }
+    pub fn new(directory: Directory, metrics: Metrics) -> Self {
+        Self { directory, metrics, upstreams: RefCell::default() }
     }
 
     /// The upstream of this name; discovery begins to look for it if need be.
@@ -51,6 +55,7 @@ impl Table {
             .map_err(|_| ProxyError::unsent(Reason::Overload, "too many upstreams are in use at one time"))?;
         let upstream = Rc::new(Upstream {
             name: name.clone(),
+            connects: Connects::new(self.metrics.clone(), name.clone()),
             resolution: RefCell::new(Some(resolution)),
             picker: RefCell::new(Rc::new(Picker::new(Vec::new()))),
             last_used: Cell::new(None),
@@ -79,10 +84,12 @@ impl Table {
 
 impl Upstream {
     /// An upstream whose endpoints never change: the fronted service itself.
-    pub fn fixed(name: UpstreamName, endpoints: Vec<base::Endpoint>) -> Rc<Self> {
-        let endpoints = endpoints.into_iter().map(Endpoint::new).collect();
+    pub fn fixed(name: UpstreamName, endpoints: Vec<base::Endpoint>, metrics: &Metrics) -> Rc<Self> {
+        let connects = Connects::new(metrics.clone(), name.clone());
+        let endpoints = endpoints.into_iter().map(|facts| Endpoint::new(facts, connects.clone())).collect();
         Rc::new(Self {
             name,
+            connects,
             resolution: RefCell::new(None),
             picker: RefCell::new(Rc::new(Picker::new(endpoints))),
             last_used: Cell::new(None),
@@ -154,7 +161,7 @@ impl Upstream {
         let known: HashMap<_, _> = old.endpoints().iter().map(|e| (e.facts.address, e)).collect();
         let endpoints = set.endpoints.iter().map(|facts| match known.get(&facts.address) {
             Some(endpoint) if endpoint.facts == *facts => Rc::clone(endpoint),
-            _ => Endpoint::new(facts.clone()),
+            _ => Endpoint::new(facts.clone(), self.connects.clone()),
         });
         let picker = Picker::new(endpoints.collect());
         *self.picker.borrow_mut() = Rc::new(picker);

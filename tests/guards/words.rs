@@ -1,9 +1,12 @@
 //! The words that users meet, in the code and in the docs: metrics and errors.
 
+use std::collections::HashSet;
+use std::path::Path;
+
 use pillion::base::error::{Reason, Side};
 use pillion::telemetry::names::{self, Kind};
 
-use super::source::root;
+use super::source::{code_only, none, root, text, tracked_below};
 
 #[test]
 fn docs_metrics_lists_every_metric_and_no_other() {
@@ -17,6 +20,23 @@ fn docs_metrics_lists_every_metric_and_no_other() {
         format!("| `{}` | {kind} | {} | {} |", name.name, labels.join(", "), name.help)
     });
     compare("docs/metrics.md", &rows.collect::<Vec<_>>());
+}
+
+#[test]
+fn every_metric_is_counted_somewhere() {
+    let declared = text(Path::new("src/telemetry/names.rs")).expect("Rust code is text");
+    let names: Vec<&str> = declared
+        .lines()
+        .filter_map(|line| line.trim().split_once(" = ")?.0.split(' ').next_back())
+        .filter(|word| word.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+        .collect();
+    assert_eq!(names.len(), names::ALL.len(), "{names:?}");
+    let others = tracked_below("src", "rs").into_iter().filter(|path| !path.ends_with("telemetry/names.rs"));
+    let code: String = others.map(|path| code_only(&text(&path).expect("Rust code is text"))).collect();
+    let words: HashSet<&str> = code.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let unused: Vec<String> =
+        names.into_iter().filter(|name| !words.contains(name)).map(ToOwned::to_owned).collect();
+    none(&unused, "a metric that nothing counts");
 }
 
 #[test]

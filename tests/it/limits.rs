@@ -109,6 +109,27 @@ fn a_body_that_stops_is_cut() {
 }
 
 #[test]
+fn a_stream_whose_caller_takes_nothing_is_reset() {
+    let _turn = beside_others();
+    let backend = Bulk::start();
+    let sidecar = sidecar("front")
+        .upstream("users", backend.address())
+        .with(|model: &mut Model| model.limits.stream_idle = SHORT)
+        .start();
+    let mut raw = RawH2::connect(sidecar.at.outbound);
+    // More than the window, which is never opened any further.
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/1000000"), (":authority", "users")];
+    let ends = frames::END_STREAM | frames::END_HEADERS;
+    raw.send(&frame(kind::HEADERS, ends, 1, &frames::block(&fields))).unwrap();
+    assert_eq!(raw.outcome(1), Outcome::Answer(200));
+    let began = Instant::now();
+    assert_eq!(raw.outcome(1), Outcome::Reset(8), "CANCEL");
+    assert!(began.elapsed() > SHORT / 2);
+    counted(&sidecar, "stream_idle", 1.0);
+    until("the backend is told", || backend.open() == 0);
+}
+
+#[test]
 fn an_idle_connection_is_closed() {
     let _turn = beside_others();
     let backend = Recorder::start();

@@ -13,6 +13,7 @@ mod harness;
 mod hostile_http1;
 mod hostile_http2;
 mod limits;
+mod metrics;
 mod misbehaving;
 mod policy;
 mod process;

@@ -4,32 +4,32 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/lib.sh"
 
-# command -> Debian package that brings it
-declare -A packages=(
-    [cc]=gcc
-    [curl]=curl
-    [git]=git
-    [make]=make
-)
-
 need cargo "install Rust 1.90 or later"
 need go "install Go 1.22 or later"
 need python3 "install Python 3.10 or later"
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || die "$(python3 --version) is too old: install 3.10 or later"
 
 missing=()
-for name in "${!packages[@]}"; do
-    command -v "$name" > /dev/null || missing+=("${packages[$name]}")
+for name in curl git make; do
+    command -v "$name" > /dev/null || missing+=("$name")
 done
+# A compiler without the C library's headers compiles nothing.
+cc -E -include stdio.h -x c /dev/null > /dev/null 2>&1 || missing+=(gcc libc6-dev)
 python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
+# Without these nothing can be fetched.
+[[ -e /etc/ssl/certs/ca-certificates.crt || -z $(command -v apt-get) ]] || missing+=(ca-certificates)
 
 if ((${#missing[@]} > 0)); then
     command -v apt-get > /dev/null || die "install these with your package manager: ${missing[*]}"
     [[ $(id -u) == 0 ]] || die "as root: apt-get install ${missing[*]}"
     say "installs ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" > "$PILLION_CACHE/apt.log" 2>&1 ||
-        { tail -20 "$PILLION_CACHE/apt.log" >&2 && die "apt-get failed"; }
+    log=$PILLION_CACHE/apt.log
+    # Somebody else's apt may run; a repository that is down may not matter.
+    apt-get update -qq -o DPkg::Lock::Timeout=120 > "$log" 2>&1 || say "apt-get update failed; goes on with what is known"
+    apt-get install -y -qq -o DPkg::Lock::Timeout=120 --no-install-recommends "${missing[@]}" >> "$log" 2>&1 ||
+        { tail -20 "$log" >&2 && die "apt-get failed"; }
+    python3 -c 'import ensurepip, venv' || die "$(command -v python3) still has no venv: it is not Debian's; install one that has"
 fi
 
 for component in rustfmt clippy; do
