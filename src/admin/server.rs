@@ -18,11 +18,11 @@ use super::guard::Peer;
 use crate::base::drain::{Stage, Watch};
 
 /// Connections at one time; a further one waits to be accepted.
-const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 256;
 /// Bytes of one head, and of what is buffered of a connection.
 const MAX_HEAD: usize = 32 * 1024;
 /// For a head, and for the next one on a connection that is kept.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 /// Whatever happens on it, a connection ends then.
 const MAX_AGE: Duration = Duration::from_secs(120);
 /// After an accept that failed, such as for want of file descriptors.

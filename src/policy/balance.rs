@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 /// How quickly an old latency is forgotten.
 const DECAY: Duration = Duration::from_secs(10);
+/// An average of which something was heard within this time stands as it is.
+const FRESH: Duration = Duration::from_secs(1);
 /// What an endpoint is thought to take before it has answered.
 const UNKNOWN: Duration = Duration::from_millis(1);
 /// Places on the ring for each unit of weight, while the ring stays small.
@@ -49,9 +51,12 @@ impl PeakEwma {
     }
 
     /// What one more request would cost: the average times the requests at
-    /// hand, over the weight.
-    pub fn load(&self, active: u32, weight: u32) -> f64 {
-        self.nanos * f64::from(active + 1) / f64::from(weight.max(1))
+    /// hand, over the weight. An average of which nothing was heard for a while
+    /// fades, so that an endpoint that was slow is tried again.
+    pub fn load(&self, now: Instant, active: u32, weight: u32) -> f64 {
+        let quiet = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let fades = if quiet < FRESH { 1.0 } else { (-quiet.as_secs_f64() / DECAY.as_secs_f64()).exp() };
+        self.nanos * fades * f64::from(active + 1) / f64::from(weight.max(1))
     }
 }
 
@@ -164,8 +169,10 @@ mod tests {
         assert!(ewma.latency() > Some(Duration::from_millis(85)));
         ewma.observe(start + Duration::from_secs(61), Duration::from_millis(10));
         assert!(ewma.latency() < Some(Duration::from_millis(11)));
-        assert!(ewma.load(1, 1) > 1.9 * ewma.load(0, 1));
-        assert!(ewma.load(1, 2) < 1.01 * ewma.load(0, 1));
+        let now = start + Duration::from_secs(61);
+        assert!(ewma.load(now, 1, 1) > 1.9 * ewma.load(now, 0, 1));
+        assert!(ewma.load(now, 1, 2) < 1.01 * ewma.load(now, 0, 1));
+        assert!(ewma.load(now + Duration::from_secs(60), 0, 1) < 0.01 * ewma.load(now, 0, 1), "it fades");
     }
 
     #[test]

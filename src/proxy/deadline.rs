@@ -96,8 +96,9 @@ impl Patience {
     }
 
     /// What `retry.per_try` says of an attempt.
-    pub fn per_try(limit: Duration) -> Self {
-        Self { end: None, quiet: limit, moved: None, reason: Reason::PerTryTimeout }
+    pub fn per_try(limit: Duration, moved: Option<Moved>) -> Self {
+        let moved = moved.map(|moved| (moved, 0));
+        Self { end: None, quiet: limit, moved, reason: Reason::PerTryTimeout }
     }
 
     /// The timer has fired at `now`: until when to go on waiting, or why not.
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!(patience.on(at(8), &whole).unwrap(), at(10), "not beyond the end");
         let mut patience = Patience::of(&whole, start, None);
         assert_eq!(patience.on(at(4), &whole).unwrap_err().reason, Reason::StreamIdle);
-        let mut one = Patience::per_try(Duration::from_secs(1));
+        let mut one = Patience::per_try(Duration::from_secs(1), None);
         assert_eq!(one.on(at(1), &whole).unwrap_err().reason, Reason::PerTryTimeout);
     }
 }

@@ -53,13 +53,12 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 /// taken by then is still served.
 pub async fn accept(listener: TcpListener, gate: Gate, worker: Rc<Worker>, mut drain: Watch) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
-    let share = worker.context().limits.connections / worker.router().model.workers.max(1);
     loop {
         tokio::select! {
             biased;
             () = drain.reached(Stage::Draining) => break,
             accepted = listener.accept() => match accepted {
-                Ok((tcp, peer)) => admit(tcp, peer, &gate, &worker, share),
+                Ok((tcp, peer)) => admit(tcp, peer, &gate, &worker),
                 Err(error) => {
                     worker.limited("descriptors");
                     tracing::debug!(%error, "a connection could not be accepted");
@@ -74,12 +73,13 @@ pub async fn accept(listener: TcpListener, gate: Gate, worker: Rc<Worker>, mut d
         if tcp.set_nonblocking(true).is_ok()
             && let Ok(tcp) = tokio::net::TcpStream::from_std(tcp)
         {
-            admit(tcp, peer, &gate, &worker, share);
+            admit(tcp, peer, &gate, &worker);
         }
     }
 }
 
-fn admit(tcp: tokio::net::TcpStream, peer: SocketAddr, gate: &Gate, worker: &Rc<Worker>, share: usize) {
+fn admit(tcp: tokio::net::TcpStream, peer: SocketAddr, gate: &Gate, worker: &Rc<Worker>) {
+    let share = worker.context().limits.connections / worker.router().model.workers.max(1);
     if worker.connections() >= share.max(1) {
         worker.limited("connections");
         return;

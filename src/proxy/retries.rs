@@ -94,7 +94,7 @@ where
         };
         match (why, again) {
             (Some(why), Some(again)) if attempt <= policy.max && may_retry(&call, &result) => {
-                call.ended();
+                call.again();
                 call.route.metrics.retried(why);
                 body = again;
             }
@@ -120,5 +120,6 @@ where
     let Some(limit) = policy.per_try else { return inner.oneshot(attempt).await };
     let call = attempt.call.clone();
     let inner = inner.oneshot(attempt);
-    Bounded::new(inner, Instant::now(), Patience::per_try(limit), &call.route, call.worker()).await
+    Bounded::new(inner, Instant::now(), Patience::per_try(limit, call.upload()), &call.route, call.worker())
+        .await
 }

@@ -103,6 +103,14 @@ impl Call {
         self.active.take()
     }
 
+    /// Another attempt follows: it goes to another endpoint than the last one,
+    /// if there is one.
+    pub fn again(&self) {
+        if let Some(active) = self.active.take() {
+            self.tried.borrow_mut().push(active.endpoint().clone());
+        }
+    }
+
     /// The answer has ended: the endpoint has one request less at hand.
     pub fn ended(&self) {
         *self.active.borrow_mut() = None;
@@ -141,10 +149,7 @@ async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, Prox
         },
     };
     let upstream: &Upstream = &call.route.upstream;
-    let mut tried = call.tried.take();
-    let result = upstream::send(upstream, &send, body, &mut tried, &call.worker.random).await;
-    call.tried.replace(tried);
-    match result {
+    match upstream::send(upstream, &send, body, &call.tried, &call.worker.random).await {
         Ok((response, active)) => {
             call.active.replace(Some(active));
             Ok(response)

@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use http::StatusCode;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connection::{self, Door};
@@ -120,15 +121,14 @@ async fn dial(door: &Door, route: &Route) -> Result<(Stream, upstream::Active), 
         let picker = route.upstream.picker(now, &worker.timers).await?;
         let picked = picker.pick(&route.policy.balance, None, &tried, now, &mut worker.random.borrow_mut());
         let Some(endpoint) = picked else { break };
-        let active = endpoint.begin();
+        let active = endpoint.begin(now);
         match endpoint.connect(route.policy.connect_timeout, &worker.timers).await {
             Ok(tcp) => {
-                let now_connected = Instant::now();
-                endpoint.answered(now_connected, now_connected.saturating_duration_since(now));
+                active.answered(Instant::now(), StatusCode::OK);
                 return Ok((Stream::from(tcp), active));
             }
             Err(error) => {
-                endpoint.failed(Instant::now(), true);
+                active.failed(Instant::now(), true);
                 tried.push(endpoint);
                 last = Some(error);
             }

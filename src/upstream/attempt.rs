@@ -17,6 +17,8 @@ use crate::codec::{Body, Failed, SendContext, Stream, Upgrade};
 use crate::config::model::Balance;
 use crate::policy::retry;
 
+/// How long what was sent on an HTTP/2 connection may stay unacknowledged.
+const VANISHED: Duration = Duration::from_secs(20);
 /// Endpoints that one attempt tries while nothing was sent.
 const MAX_TRIES: usize = 4;
 
@@ -42,7 +44,7 @@ pub async fn send(
     upstream: &Upstream,
     call: &Call<'_>,
     mut body: Body,
-    tried: &mut Vec<Rc<Endpoint>>,
+    tried: &RefCell<Vec<Rc<Endpoint>>>,
     random: &RefCell<fastrand::Rng>,
 ) -> Result<(Response<Body>, Active), Failed> {
     let mut fresh = false;
@@ -57,7 +59,7 @@ pub async fn send(
         // With every endpoint tried, the best of them gets another chance.
         let picked = {
             let random = &mut *random.borrow_mut();
-            let picked = picker.pick(call.balance, call.key, tried, now, random);
+            let picked = picker.pick(call.balance, call.key, &tried.borrow(), now, random);
             picked.or_else(|| picker.pick(call.balance, call.key, &[], now, random))
         };
         let Some(endpoint) = picked else {
@@ -69,11 +71,10 @@ pub async fn send(
             Body::Full(bytes) => Some(Body::Full(bytes.clone())),
             _ => None,
         };
-        let active = endpoint.begin();
+        let active = endpoint.begin(now);
         let failed = match send_to(&endpoint, call, body, fresh, now).await {
             Ok(response) => {
-                let answered = Instant::now();
-                endpoint.answered(answered, answered.saturating_duration_since(now));
+                active.answered(Instant::now(), response.status());
                 return Ok((response, active));
             }
             Err(failed) => failed,
@@ -81,19 +82,24 @@ pub async fn send(
         let unreachable = is_unreachable(failed.error.reason);
         if failed.error.reason.facts().side == Side::Client {
             // Says nothing of the endpoint, and would fail again.
+            active.forget();
             return Err(Failed { error: failed.error, body: None });
         }
-        endpoint.failed(Instant::now(), unreachable);
+        if failed.error.sent == Sent::OnReused && !fresh {
+            // A connection that had died in the pool says nothing of its endpoint.
+            active.forget();
+        } else {
+            active.failed(Instant::now(), unreachable);
+        }
         let again = failed.body.or(replay);
         let may = retry::is_free(&failed.error, &call.head.method) && tries < MAX_TRIES;
-        let others = picker.endpoints().len() > tried.len() + 1;
+        let others = picker.endpoints().len() > tried.borrow().len() + 1;
         match again {
-            // A connection that had died in the pool says nothing of its endpoint.
             Some(kept) if may && (others || !unreachable) => body = kept,
             again => return Err(Failed { error: failed.error, body: again }),
         }
         if unreachable || fresh {
-            tried.push(endpoint);
+            tried.borrow_mut().push(endpoint);
         }
         fresh = !unreachable;
     }
@@ -173,6 +179,8 @@ async fn connect_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Http2, Pr
     }
     let limit = call.connect_timeout;
     let stream = endpoint.connect(limit, call.send.timers).await?;
+    // Calls share it: a host that has vanished must not take them all.
+    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(VANISHED));
     let mut timer = call.send.timers.at(Instant::now() + limit);
     let connection = tokio::select! {
         biased;

@@ -10,6 +10,11 @@ use tokio::net::TcpStream;
 
 use crate::base::timers::Timers;
 use crate::base::{ProxyError, Reason, UpstreamName};
+
+/// How long a connection may be quiet before its host is asked whether it lives.
+const QUIET: Duration = Duration::from_secs(15);
+/// The pause between two such questions.
+const PROBE: Duration = Duration::from_secs(5);
 use crate::telemetry::{Metrics, names};
 
 /// Counts the connections to one upstream, by how they ended.
@@ -59,6 +64,8 @@ async fn connect(address: SocketAddr, limit: Duration, timers: &Timers) -> Resul
     let stream = connected.map_err(|error| describe(address, &error))?;
     // A socket that can't be told still works.
     let _ = stream.set_nodelay(true);
+    let socket = socket2::SockRef::from(&stream);
+    let _ = socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(QUIET).with_interval(PROBE));
     Ok(stream)
 }
 

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
@@ -22,6 +23,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// A connection that has stood this long is asked whether it still lives
 /// before it is used.
 const ASK_AFTER: Duration = Duration::from_millis(500);
+/// What an answer counts as that says that the endpoint can't serve, and no
+/// answer at all, at least.
+const UNABLE: Duration = Duration::from_millis(500);
 /// How long an endpoint that could not be reached is passed over while there
 /// are others, the first time; it doubles up to [`LONGEST_AWAY`].
 const FIRST_AWAY: Duration = Duration::from_millis(250);
@@ -55,8 +59,12 @@ struct Away {
     lasted: Duration,
 }
 
-/// Counts a request at hand.
-pub struct Active(Rc<Endpoint>);
+/// A request at hand. Dropped before its outcome is told, it has waited in vain.
+pub struct Active {
+    endpoint: Rc<Endpoint>,
+    started: Instant,
+    told: Cell<bool>,
+}
 
 impl Endpoint {
     /// An endpoint of which nothing is known yet.
@@ -82,8 +90,8 @@ impl Endpoint {
     }
 
     /// What one more request would cost.
-    pub fn load(&self) -> f64 {
-        self.latency.get().load(self.active.get(), self.facts.weight)
+    pub fn load(&self, now: Instant) -> f64 {
+        self.latency.get().load(now, self.active.get(), self.facts.weight)
     }
 
     /// Requests at hand, over the weight.
@@ -97,27 +105,16 @@ impl Endpoint {
     }
 
     /// A request begins.
-    pub fn begin(self: &Rc<Self>) -> Active {
+    pub fn begin(self: &Rc<Self>, now: Instant) -> Active {
         self.active.set(self.active.get() + 1);
         self.requests.set(self.requests.get() + 1);
-        Active(self.clone())
+        Active { endpoint: self.clone(), started: now, told: Cell::new(false) }
     }
 
-    /// The head of an answer came.
-    pub fn answered(&self, now: Instant, latency: Duration) {
+    fn observe(&self, now: Instant, latency: Duration) {
         let mut ewma = self.latency.get();
         ewma.observe(now, latency);
         self.latency.set(ewma);
-        self.away.set(None);
-    }
-
-    /// No answer came. `unreachable` if there was not even a connection.
-    pub fn failed(&self, now: Instant, unreachable: bool) {
-        self.failures.set(self.failures.get() + 1);
-        if unreachable {
-            let lasted = self.away.get().map_or(FIRST_AWAY, |away| (away.lasted * 2).min(LONGEST_AWAY));
-            self.away.set(Some(Away { until: now + lasted, lasted }));
-        }
     }
 
     /// An idle HTTP/1 connection that still lives, the last used first.
@@ -215,12 +212,48 @@ impl Drop for Endpoint {
 impl Active {
     /// The endpoint.
     pub fn endpoint(&self) -> &Rc<Endpoint> {
-        &self.0
+        &self.endpoint
+    }
+
+    /// The head of an answer came. One that says that the endpoint can't serve
+    /// counts as slow, however quickly it came: nobody must be drawn to it.
+    pub fn answered(&self, now: Instant, status: StatusCode) {
+        let latency = now.saturating_duration_since(self.started);
+        let unable = matches!(status.as_u16(), 502..=504);
+        self.endpoint.observe(now, if unable { latency.max(UNABLE) } else { latency });
+        self.endpoint.away.set(None);
+        self.told.set(true);
+    }
+
+    /// No answer came. `unreachable` if there was not even a connection.
+    pub fn failed(&self, now: Instant, unreachable: bool) {
+        let endpoint = &self.endpoint;
+        endpoint.failures.set(endpoint.failures.get() + 1);
+        endpoint.observe(now, now.saturating_duration_since(self.started).max(UNABLE));
+        if unreachable {
+            let lasted = endpoint.away.get().map_or(FIRST_AWAY, |away| (away.lasted * 2).min(LONGEST_AWAY));
+            endpoint.away.set(Some(Away { until: now + lasted, lasted }));
+        }
+        self.told.set(true);
+    }
+
+    /// The outcome says nothing of the endpoint.
+    pub fn forget(&self) {
+        self.told.set(true);
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.set(self.0.active.get() - 1);
+        let endpoint = &self.endpoint;
+        endpoint.active.set(endpoint.active.get() - 1);
+        if !self.told.get() {
+            // Whoever waited gave up: it takes at least this long.
+            let now = Instant::now();
+            let waited = now.saturating_duration_since(self.started);
+            if endpoint.latency.get().latency().is_none_or(|known| waited > known) {
+                endpoint.observe(now, waited);
+            }
+        }
     }
 }

@@ -44,12 +44,12 @@ impl Picker {
         }
         let good = |endpoint: &&Rc<Endpoint>| !contains(tried, endpoint) && !endpoint.is_away(now);
         let first = match balance {
-            Balance::Ewma => self.better(Endpoint::load, now, random),
+            Balance::Ewma => self.better(|endpoint| endpoint.load(now), now, random),
             Balance::LeastRequest => self.better(Endpoint::pressure, now, random),
             Balance::RoundRobin => self.next(random),
             Balance::Hash(_) => match key {
                 Some(key) => return self.on_ring(key, &good, tried).cloned(),
-                None => self.better(Endpoint::load, now, random),
+                None => self.better(|endpoint| endpoint.load(now), now, random),
             },
         };
         if let Some(first) = first.filter(good) {
@@ -127,7 +127,7 @@ mod tests {
             [Balance::Ewma, Balance::LeastRequest, Balance::RoundRobin, Balance::Hash(HashOn::Source)]
         {
             let picker = picker(3);
-            picker.endpoints[0].failed(now, true);
+            picker.endpoints[0].begin(now).failed(now, true);
             for key in 0..200u32 {
                 let key = key.to_string();
                 let mut pick = |tried: &[Rc<Endpoint>], now| {
@@ -157,8 +157,8 @@ mod tests {
         let now = Instant::now();
         let mut random = fastrand::Rng::with_seed(3);
         let picker = picker(2);
-        picker.endpoints[0].answered(now, Duration::from_millis(100));
-        picker.endpoints[1].answered(now, Duration::from_millis(1));
+        picker.endpoints[0].begin(now - Duration::from_millis(100)).answered(now, http::StatusCode::OK);
+        picker.endpoints[1].begin(now - Duration::from_millis(1)).answered(now, http::StatusCode::OK);
         let slow = (0..100)
             .filter(|_| {
                 let picked = picker.pick(&Balance::Ewma, None, &[], now, &mut random);

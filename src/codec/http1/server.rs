@@ -212,19 +212,18 @@ impl<H: Handler> Connection<'_, H> {
         self.transport.with_output(|out| {
             write_head(out, head, framing, answer, keep);
         });
+        if framing == Framing::UntilClose {
+            // Whatever ends it early, the caller must not take it for whole.
+            self.transport.reset_on_close(true);
+        }
         let mut encoder = Encoder::new(body, framing);
         match self.write(&mut encoder).await {
             Ok(()) => {
                 encoder.into_body().written();
+                self.transport.reset_on_close(false);
                 if keep { Next::Request } else { Next::Linger }
             }
-            Err(broken) => {
-                // A body that ends with the connection would look whole.
-                if framing == Framing::UntilClose && !matches!(broken, Broken::Connection(_)) {
-                    self.transport.reset_on_close();
-                }
-                Next::Close
-            }
+            Err(_) => Next::Close,
         }
     }
 
@@ -244,7 +243,7 @@ impl<H: Handler> Connection<'_, H> {
             if ended_at.is_some() {
                 return Poll::Pending;
             }
-            if !self.transport.can_queue() {
+            if self.transport.has_output() {
                 let written = self.transport.written();
                 if stalled_at != Some(written) {
                     stalled_at = Some(written);

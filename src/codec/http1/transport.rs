@@ -290,6 +290,11 @@ impl Transport {
         }
     }
 
+    /// Whether something waits for the socket.
+    pub fn has_output(&self) -> bool {
+        !self.0.borrow().output.is_empty()
+    }
+
     /// Whether a next part can be queued without a flush.
     pub fn can_queue(&self) -> bool {
         let output = &self.0.borrow().output;
@@ -322,10 +327,11 @@ impl Transport {
         })
     }
 
-    /// Makes the close a reset, so that the peer can't take what it has for whole.
-    pub fn reset_on_close(&self) {
+    /// Makes the close a reset, so that the peer can't take what it has for
+    /// whole; or not.
+    pub fn reset_on_close(&self, reset: bool) {
         if let Some(tcp) = self.0.borrow().stream.tcp() {
-            let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+            let _ = socket2::SockRef::from(tcp).set_linger(reset.then_some(Duration::ZERO));
         }
     }
 

@@ -216,7 +216,8 @@ async fn exchange(
 
 fn describe(error: &h2::Error) -> ProxyError {
     let never_processed = (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
-        || (error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR));
+        // The crate gives this only to streams above the last one that the peer looked at.
+        || (error.is_go_away() && error.is_remote());
     let reason = match error.reason() {
         Some(h2::Reason::PROTOCOL_ERROR) if error.is_library() => Reason::MalformedResponse,
         _ => Reason::ResetBeforeHeaders,

@@ -32,7 +32,14 @@ pub struct Allowed {
 
 /// Set once the peer has sent too much.
 #[derive(Clone, Default)]
-pub struct Exceeded(Rc<Cell<Option<&'static str>>>);
+pub struct Exceeded(Rc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    limit: Cell<Option<&'static str>>,
+    /// Resets that streams have earned which were served or waited for.
+    earned: Cell<u32>,
+}
 
 /// A stream whose incoming frames are counted.
 pub struct Counted<S> {
@@ -69,7 +76,12 @@ enum Sort {
 impl Exceeded {
     /// The limit that was hit.
     pub fn get(&self) -> Option<&'static str> {
-        self.0.get()
+        self.0.limit.get()
+    }
+
+    /// A stream was more than opened and reset: one like it may be given up.
+    pub fn earn_reset(&self) {
+        self.0.earned.set(self.0.earned.get().saturating_add(1));
     }
 }
 
@@ -114,13 +126,14 @@ impl<S> Counted<S> {
         }
         if self.since.elapsed() > WINDOW {
             (self.since, self.control, self.resets, self.useful) = (Instant::now(), 0, 0, useful);
+            self.exceeded.0.earned.set(0);
         }
         self.control = self.control.saturating_add(control);
         self.resets = self.resets.saturating_add(resets);
         if self.control > self.allowed.control.saturating_add(self.useful.saturating_mul(4)) {
-            self.exceeded.0.set(Some("control_frames"));
-        } else if self.resets > self.allowed.resets {
-            self.exceeded.0.set(Some("resets"));
+            self.exceeded.0.limit.set(Some("control_frames"));
+        } else if self.resets > self.allowed.resets.saturating_add(self.exceeded.0.earned.get()) {
+            self.exceeded.0.limit.set(Some("resets"));
         }
     }
 }
@@ -248,6 +261,13 @@ mod tests {
             counted.count(&frame(3, 0, &[0; 4]));
         }
         assert_eq!(exceeded.get(), Some("resets"));
+        let (mut counted, exceeded) = Counted::client(tokio::io::empty(), allowed);
+        counted.count(&[b'x'; 24]);
+        for _ in 0..1_000 {
+            exceeded.earn_reset();
+            counted.count(&frame(3, 0, &[0; 4]));
+        }
+        assert_eq!(exceeded.get(), None, "calls that were waited for may be given up");
         let (mut counted, exceeded) = Counted::client(tokio::io::empty(), allowed);
         counted.count(&[b'x'; 24]);
         for _ in 0..11 {

@@ -14,6 +14,8 @@ pub struct Sender<B> {
     stream: SendStream<Bytes>,
     body: B,
     pending: Bytes,
+    /// Bytes that the peer's windows have taken.
+    taken: u64,
     done: bool,
 }
 
@@ -32,7 +34,7 @@ where
 {
     /// A sender of which nothing is sent. `stream` is open.
     pub fn new(stream: SendStream<Bytes>, body: B) -> Self {
-        Self { stream, body, pending: Bytes::new(), done: false }
+        Self { stream, body, pending: Bytes::new(), taken: 0, done: false }
     }
 
     /// The body.
@@ -45,9 +47,10 @@ where
         self.stream.send_reset(reason);
     }
 
-    /// Whether bytes wait for the peer, not for the body.
-    pub fn is_stalled(&self) -> bool {
-        !self.pending.is_empty()
+    /// How much the peer's windows have taken, while more waits for them;
+    /// `None` while the body is waited for.
+    pub fn stalled_at(&self) -> Option<u64> {
+        (!self.pending.is_empty()).then_some(self.taken)
     }
 
     /// Sends what is there. Ready when all is with the connection.
@@ -98,6 +101,7 @@ where
         }
         let length = self.stream.capacity().min(self.pending.len());
         let data = self.pending.split_to(length);
+        self.taken += length as u64;
         self.done = !self.pending.has_remaining() && self.body.is_end_stream();
         let sent = self.stream.send_data(data, self.done);
         Poll::Ready(sent.map_err(|_| Broken::Stream))

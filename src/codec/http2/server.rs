@@ -18,6 +18,9 @@ use super::{CONNECTION_WINDOW, PENDING_RESETS, SEND_BUFFER, STREAM_WINDOW, strea
 use crate::base::timers::Timer;
 use crate::codec::{Handler, ServerContext};
 
+/// A stream that is reset sooner than this, without an answer, is one of a
+/// rapid-reset attack (CVE-2023-44487).
+const RAPID: Duration = Duration::from_millis(20);
 /// How long a connection that is told to go may take to hear it.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -37,7 +40,8 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(limits.streams)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        // More than the limit, so that a head beyond it gets an answer that says why.
+        .max_header_list_size(u32::try_from(limits.header_bytes * 2).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .handshake::<_, Bytes>(io);
     let handshake = batched(&batch, handshake);
@@ -89,7 +93,12 @@ struct Activity {
 }
 
 /// Counts a stream for as long as its task runs.
-pub struct Active(Rc<Activity>);
+pub struct Active {
+    activity: Rc<Activity>,
+    exceeded: Exceeded,
+    started: Instant,
+    answered: Cell<bool>,
+}
 
 impl<S, H> Server<S, H>
 where
@@ -167,21 +176,36 @@ where
     }
 
     fn accept(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
-        let active = Active::begin(&self.activity);
+        let active = Active::begin(&self.activity, &self.exceeded);
         stream::spawn(request, respond, (&self.context, &self.handler), active);
     }
 }
 
 impl Active {
-    fn begin(activity: &Rc<Activity>) -> Self {
+    fn begin(activity: &Rc<Activity>, exceeded: &Exceeded) -> Self {
         activity.streams.set(activity.streams.get() + 1);
-        Self(activity.clone())
+        let (activity, exceeded) = (activity.clone(), exceeded.clone());
+        Self { activity, exceeded, started: Instant::now(), answered: Cell::new(false) }
+    }
+
+    /// When it began.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Its answer has begun.
+    pub fn answered(&self) {
+        self.answered.set(true);
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
-        self.0.last.set(Instant::now());
+        let now = Instant::now();
+        self.activity.streams.set(self.activity.streams.get() - 1);
+        self.activity.last.set(now);
+        if self.answered.get() || now.saturating_duration_since(self.started) > RAPID {
+            self.exceeded.earn_reset();
+        }
     }
 }

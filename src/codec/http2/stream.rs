@@ -36,7 +36,7 @@ struct Served<H> {
     responder: Responder,
     context: Rc<ServerContext>,
     handler: Rc<H>,
-    _active: Active,
+    active: Active,
 }
 
 /// What is left to do once the head of an answer is sent.
@@ -82,13 +82,13 @@ pub fn spawn<H: Handler>(
         responder: Responder(Rc::new(RefCell::new(respond))),
         context: shared.0.clone(),
         handler: shared.1.clone(),
-        _active: active,
+        active,
     };
     match served.check(&head) {
         Ok(facts) => {
             let (body, tunnel, moved) = served.body(&head, receive, facts.upgrade);
             let exchange = Exchange {
-                received: Instant::now(),
+                received: served.active.started(),
                 authority: facts.authority,
                 upgrade: facts.upgrade,
                 interim: Interim::Http2(served.responder.clone()),
@@ -134,6 +134,12 @@ impl<H: Handler> Served<H> {
         if head.headers.len() > self.context.limits.header_fields {
             let detail = "more fields than limits.header_fields";
             return Err(ProxyError::unsent(Reason::HeaderTooLarge, detail).over("header_fields"));
+        }
+        let bytes: usize =
+            head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if bytes > self.context.limits.header_bytes {
+            let detail = "the head is larger than limits.header_bytes";
+            return Err(ProxyError::unsent(Reason::HeaderTooLarge, detail).over("header_bytes"));
         }
         Ok(facts)
     }
@@ -188,6 +194,7 @@ impl<H: Handler> Served<H> {
         {
             head.headers.insert(CONTENT_LENGTH, length.into());
         }
+        self.active.answered();
         let sent = self.responder.0.borrow_mut().send_response(Response::from_parts(head, ()), end);
         let Ok(stream) = sent else { return Answering::Done };
         if end {
@@ -202,17 +209,21 @@ impl<H: Handler> Served<H> {
     }
 
     async fn stream(&self, mut sender: Sender<H::Body>) {
-        let (context, mut timer) = (&self.context, None::<Timer>);
+        let (context, mut timer) = (&self.context, None::<(Timer, u64)>);
         let result = poll_fn(|cx| {
             if let Poll::Ready(result) = sender.poll(cx) {
                 return Poll::Ready(Some(result));
             }
-            if !sender.is_stalled() {
+            let Some(at) = sender.stalled_at() else {
                 timer = None;
                 return Poll::Pending;
+            };
+            let end = || Instant::now() + context.limits.stream_idle;
+            let (stalled, since) = timer.get_or_insert_with(|| (context.timers.at(end()), at));
+            if *since != at {
+                *since = at;
+                stalled.arm(end());
             }
-            let stalled =
-                timer.get_or_insert_with(|| context.timers.at(Instant::now() + context.limits.stream_idle));
             stalled.poll_fired(cx).map(|()| None)
         })
         .await;

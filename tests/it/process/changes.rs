@@ -44,7 +44,8 @@ fn term_under_load_fails_no_request() {
 }
 
 fn policy(number: usize) -> String {
-    let timeout = if number % 10 == 0 { "soon".to_owned() } else { format!("{}ms", 20_000 + number) };
+    let timeout =
+        if number.is_multiple_of(10) { "soon".to_owned() } else { format!("{}ms", 20_000 + number) };
     format!("{ROUTES}  - to: carts\n    timeout: {timeout}\n")
 }
 
@@ -70,7 +71,7 @@ fn reloads_of_files_under_load_fail_no_request() {
     let (mut applied, mut rejected, mut bad) = (0.0, 0.0, 0);
     let count = reloads();
     for number in 2..2 + count {
-        let is_bad = number % 10 == 0;
+        let is_bad = number.is_multiple_of(10);
         bad += usize::from(is_bad);
         sidecar.policy(&policy(number));
         // Most are asked for, which spares the wait for silence; the watch finds
@@ -92,7 +93,8 @@ fn reloads_of_files_under_load_fail_no_request() {
                 && metrics.get("pillion_config_rejected", &[]) == f64::from(u8::from(is_bad))
         });
         if number % 50 == 0 {
-            (http1.take(), http2.take());
+            http1.take();
+            http2.take();
         }
     }
     assert_eq!(bad, count / 10);
