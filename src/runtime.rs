@@ -105,12 +105,12 @@ async fn work(plan: Plan) {
     worker.advance(Stage::Leaving);
     drain.reached(Stage::Draining).await;
     worker.advance(Stage::Draining);
-    while worker.connections() > 0 && drain.stage() < Stage::Stopped {
+    while worker.is_busy() && drain.stage() < Stage::Stopped {
         let _ = tokio::time::timeout(LOOK, drain.reached(Stage::Stopped)).await;
     }
     worker.advance(Stage::Stopped);
     let _ = tokio::time::timeout(LAST_WORDS, async {
-        while worker.connections() > 0 {
+        while worker.is_busy() {
             tokio::time::sleep(LOOK).await;
         }
     })

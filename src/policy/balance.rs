@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 /// How quickly an old latency is forgotten.
 const DECAY: Duration = Duration::from_secs(10);
+/// How quickly an average fades of which nothing is heard.
+const FADE: Duration = Duration::from_secs(4);
 /// An average of which something was heard within this time stands as it is.
 const FRESH: Duration = Duration::from_secs(1);
 /// What an endpoint is thought to take before it has answered.
@@ -55,7 +57,7 @@ impl PeakEwma {
     /// fades, so that an endpoint that was slow is tried again.
     pub fn load(&self, now: Instant, active: u32, weight: u32) -> f64 {
         let quiet = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        let fades = if quiet < FRESH { 1.0 } else { (-quiet.as_secs_f64() / DECAY.as_secs_f64()).exp() };
+        let fades = if quiet < FRESH { 1.0 } else { (-quiet.as_secs_f64() / FADE.as_secs_f64()).exp() };
         self.nanos * fades * f64::from(active + 1) / f64::from(weight.max(1))
     }
 }

@@ -52,6 +52,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 /// Accepts and serves until the drain closes the listener. What the kernel has
 /// taken by then is still served.
 pub async fn accept(listener: TcpListener, gate: Gate, worker: Rc<Worker>, mut drain: Watch) {
+    let _accepting = worker.accepting();
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     loop {
         tokio::select! {

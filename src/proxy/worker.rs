@@ -45,6 +45,7 @@ pub struct Worker {
     /// What a user of the library puts around every route.
     pub layer: Option<Layer>,
     stage: Rc<Cell<Stage>>,
+    listeners: Cell<usize>,
     instance: Instance,
     router: RefCell<Option<Rc<Router>>>,
     context: RefCell<Option<Rc<ServerContext>>>,
@@ -60,6 +61,9 @@ struct Told {
     told: Cell<i64>,
     gauge: Gauge,
 }
+
+/// Says that a listener is served, for as long as it is held.
+pub struct Accepting(Rc<Worker>);
 
 /// Counts a connection for as long as it is held.
 pub struct OpenConnection {
@@ -112,6 +116,7 @@ impl Worker {
             random: RefCell::new(fastrand::Rng::new()),
             layer,
             stage: Rc::default(),
+            listeners: Cell::new(0),
             instance,
             router: RefCell::default(),
             context: RefCell::default(),
@@ -185,6 +190,17 @@ impl Worker {
         OpenConnection { worker: self.clone(), direction }
     }
 
+    /// A listener is served as long as what this gives is held.
+    pub fn accepting(self: &Rc<Self>) -> Accepting {
+        self.listeners.set(self.listeners.get() + 1);
+        Accepting(self.clone())
+    }
+
+    /// Whether a connection is open, or may still be accepted.
+    pub fn is_busy(&self) -> bool {
+        self.listeners.get() > 0 || self.connections() > 0
+    }
+
     /// Connections that are open on this worker.
     pub fn connections(&self) -> usize {
         self.open.iter().map(|open| usize::try_from(open.now.get()).unwrap_or(0)).sum()
@@ -246,6 +262,12 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.tell();
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.0.listeners.set(self.0.listeners.get() - 1);
     }
 }
 
