@@ -43,6 +43,42 @@ fn term_under_load_fails_no_request() {
     assert_eq!(sidecar.ended().code(), Some(0), "{}", sidecar.said());
 }
 
+/// Answers with the path, as the load wants it.
+const SERVICE: &str = "
+import os
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Echo(BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def answer(self):
+        self.rfile.read(int(self.headers.get('content-length', 0)))
+        body = self.path.encode()
+        head = f'HTTP/1.1 200 OK\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n'
+        self.wfile.write(head.encode() + body)
+    do_GET = do_POST = answer
+    def log_message(self, *_):
+        pass
+ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), Echo).serve_forever()
+";
+
+/// The service is the sidecar's child here, and has to outlive the drain.
+#[test]
+fn term_under_load_ends_the_service_last() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = held.local_addr().unwrap();
+    drop(held);
+    let mut sidecar = process("front")
+        .service(address, "http1")
+        .with("drain: {delay: 500ms, deadline: 10s}\n")
+        .command(&["python3", "-c", SERVICE])
+        .start();
+    let load = Load::new().http1(6, sidecar.inbound, "front").running();
+    load.more(500);
+    sidecar.signal(Signal::TERM);
+    load.refused().none_failed();
+    assert_eq!(sidecar.ended().code(), Some(143), "{}", sidecar.said());
+    assert!(std::net::TcpStream::connect(address).is_err(), "the service has ended");
+}
+
 fn policy(number: usize) -> String {
     let timeout = if number % 10 == 0 { "soon".to_owned() } else { format!("{}ms", 20_000 + number) };
     format!("{ROUTES}  - to: carts\n    timeout: {timeout}\n")
