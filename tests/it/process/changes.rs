@@ -43,9 +43,55 @@ fn term_under_load_fails_no_request() {
     assert_eq!(sidecar.ended().code(), Some(0), "{}", sidecar.said());
 }
 
+/// Answers with the path, as the load wants it.
+const SERVICE: &str = "
+import os
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Echo(BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def answer(self):
+        self.rfile.read(int(self.headers.get('content-length', 0)))
+        body = self.path.encode()
+        head = f'HTTP/1.1 200 OK\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n'
+        self.wfile.write(head.encode() + body)
+    do_GET = do_POST = answer
+    def log_message(self, *_):
+        pass
+# Its 5 are too few for callers that come all at once.
+ThreadingHTTPServer.request_queue_size = 128
+ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), Echo).serve_forever()
+";
+
+/// The service is the sidecar's child here, and has to outlive the drain.
+#[test]
+fn term_under_load_ends_the_service_last() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = held.local_addr().unwrap();
+    drop(held);
+    let mut sidecar = process("front")
+        .service(address, "http1")
+        .with("drain: {delay: 500ms, deadline: 10s}\n")
+        .command(&["python3", "-c", SERVICE])
+        .start();
+    let load = Load::new().http1(6, sidecar.inbound, "front").running();
+    load.more(500);
+    sidecar.signal(Signal::TERM);
+    load.refused().none_failed();
+    assert_eq!(sidecar.ended().code(), Some(143), "{}", sidecar.said());
+    assert!(std::net::TcpStream::connect(address).is_err(), "the service has ended");
+}
+
+fn is_bad(number: usize) -> bool {
+    number.is_multiple_of(10)
+}
+
 fn policy(number: usize) -> String {
+<<<<<<< HEAD
     let timeout =
         if number.is_multiple_of(10) { "soon".to_owned() } else { format!("{}ms", 20_000 + number) };
+=======
+    let timeout = if is_bad(number) { "soon".to_owned() } else { format!("{}ms", 20_000 + number) };
+>>>>>>> refs/heads/tests
     format!("{ROUTES}  - to: carts\n    timeout: {timeout}\n")
 }
 
@@ -71,7 +117,11 @@ fn reloads_of_files_under_load_fail_no_request() {
     let (mut applied, mut rejected, mut bad) = (0.0, 0.0, 0);
     let count = reloads();
     for number in 2..2 + count {
+<<<<<<< HEAD
         let is_bad = number.is_multiple_of(10);
+=======
+        let is_bad = is_bad(number);
+>>>>>>> refs/heads/tests
         bad += usize::from(is_bad);
         sidecar.policy(&policy(number));
         // Most are asked for, which spares the wait for silence; the watch finds
@@ -93,8 +143,12 @@ fn reloads_of_files_under_load_fail_no_request() {
                 && metrics.get("pillion_config_rejected", &[]) == f64::from(u8::from(is_bad))
         });
         if number % 50 == 0 {
+<<<<<<< HEAD
             http1.take();
             http2.take();
+=======
+            drop((http1.take(), http2.take()));
+>>>>>>> refs/heads/tests
         }
     }
     assert_eq!(bad, count / 10);

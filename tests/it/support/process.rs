@@ -21,6 +21,7 @@ pub struct Setup {
     upstreams: Vec<(&'static str, Vec<SocketAddr>)>,
     more: String,
     policy: Option<String>,
+    command: Vec<String>,
 }
 
 /// Killed by its drop, unless it has ended before.
@@ -35,7 +36,14 @@ pub struct Process {
 }
 
 pub fn process(name: &'static str) -> Setup {
-    Setup { name, service: None, upstreams: Vec::new(), more: String::new(), policy: None }
+    Setup {
+        name,
+        service: None,
+        upstreams: Vec::new(),
+        more: String::new(),
+        policy: None,
+        command: Vec::new(),
+    }
 }
 
 impl Setup {
@@ -59,6 +67,12 @@ impl Setup {
     /// The policy file.
     pub fn policy(mut self, text: impl Into<String>) -> Self {
         self.policy = Some(text.into());
+        self
+    }
+
+    /// The service's command, which the sidecar starts.
+    pub fn command(mut self, words: &[&str]) -> Self {
+        self.command = words.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -87,8 +101,12 @@ impl Setup {
         if let Some(policy) = &self.policy {
             write_policy(folder.path(), policy);
         }
-        let mut child = program()
-            .arg("run")
+        let mut command = program();
+        command.arg("run");
+        if !self.command.is_empty() {
+            command.arg("--").args(&self.command);
+        }
+        let mut child = command
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -120,7 +138,7 @@ fn program() -> Command {
     let built = || PathBuf::from(env!("CARGO_BIN_EXE_pillion"));
     let path = std::env::var_os("PILLION_TEST_PROGRAM").map_or_else(built, PathBuf::from);
     let mut command = Command::new(path);
-    for name in ["PILLION_LOG", "PILLION_LOG_FORMAT", "PILLION_CONFIG", "PILLION_SERVICE"] {
+    for name in ["PILLION_LOG", "PILLION_LOG_FORMAT", "PILLION_CONFIG", "PILLION_SERVICE", "PORT"] {
         command.env_remove(name);
     }
     command
