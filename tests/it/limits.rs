@@ -17,7 +17,11 @@ use crate::support::{
 const SHORT: Duration = Duration::from_millis(300);
 
 fn limited(backend: &Recorder, edit: impl FnOnce(&mut Limits)) -> Sidecar {
-    let at = backend.address();
+    before(backend.address(), edit)
+}
+
+/// Before a backend that speaks HTTP/1, whatever the caller speaks.
+fn before(at: std::net::SocketAddr, edit: impl FnOnce(&mut Limits)) -> Sidecar {
     sidecar("front")
         .upstream("users", at)
         .service(at)
@@ -112,10 +116,7 @@ fn a_body_that_stops_is_cut() {
 fn a_stream_whose_caller_takes_nothing_is_reset() {
     let _turn = beside_others();
     let backend = Bulk::start();
-    let sidecar = sidecar("front")
-        .upstream("users", backend.address())
-        .with(|model: &mut Model| model.limits.stream_idle = SHORT)
-        .start();
+    let sidecar = before(backend.address(), |limits| limits.stream_idle = SHORT);
     let mut raw = RawH2::connect(sidecar.at.outbound);
     // More than the window, which is never opened any further.
     let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/1000000"), (":authority", "users")];

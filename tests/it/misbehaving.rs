@@ -14,7 +14,7 @@ use crate::support::scripts::{Expect, Misbehaving, Play, SCRIPTS, Script};
 use crate::support::wire::{Framing, Wire};
 use crate::support::{Client, Server, Sidecar, beside_others, get, request, sidecar, until};
 
-const SHORT: Duration = Duration::from_millis(400);
+const SHORT: Duration = Duration::from_secs(1);
 
 fn before(at: SocketAddr) -> Sidecar {
     let edit = |model: &mut pillion::config::Model| {
