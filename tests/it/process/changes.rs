@@ -86,12 +86,7 @@ fn is_bad(number: usize) -> bool {
 }
 
 fn policy(number: usize) -> String {
-<<<<<<< HEAD
-    let timeout =
-        if number.is_multiple_of(10) { "soon".to_owned() } else { format!("{}ms", 20_000 + number) };
-=======
     let timeout = if is_bad(number) { "soon".to_owned() } else { format!("{}ms", 20_000 + number) };
->>>>>>> refs/heads/tests
     format!("{ROUTES}  - to: carts\n    timeout: {timeout}\n")
 }
 
@@ -117,11 +112,7 @@ fn reloads_of_files_under_load_fail_no_request() {
     let (mut applied, mut rejected, mut bad) = (0.0, 0.0, 0);
     let count = reloads();
     for number in 2..2 + count {
-<<<<<<< HEAD
-        let is_bad = number.is_multiple_of(10);
-=======
         let is_bad = is_bad(number);
->>>>>>> refs/heads/tests
         bad += usize::from(is_bad);
         sidecar.policy(&policy(number));
         // Most are asked for, which spares the wait for silence; the watch finds
@@ -143,12 +134,7 @@ fn reloads_of_files_under_load_fail_no_request() {
                 && metrics.get("pillion_config_rejected", &[]) == f64::from(u8::from(is_bad))
         });
         if number % 50 == 0 {
-<<<<<<< HEAD
-            http1.take();
-            http2.take();
-=======
             drop((http1.take(), http2.take()));
->>>>>>> refs/heads/tests
         }
     }
     assert_eq!(bad, count / 10);
