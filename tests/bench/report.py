@@ -17,7 +17,6 @@ TITLES = {
 DEMANDS = [
     ("h1", "total", "haproxy", 1.25),
     ("h1", "user", "envoy", 0.20),
-    ("h2h2", "total", "haproxy", 1.30),
     ("h2h2", "user", "envoy", 0.40),
     ("h2", "total", "haproxy", 1.30),
     ("h2", "user", "envoy", 0.40),
