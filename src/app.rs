@@ -15,7 +15,7 @@ use crate::base::directory::Directory;
 use crate::base::drain::{self, Stage};
 use crate::base::readiness::{Condition, Readiness, State};
 use crate::config::Model;
-use crate::discovery::{self, Discovery};
+use crate::discovery::{self, Discovery, health};
 use crate::proxy::{self, Gate, Instance, Layer};
 use crate::runtime::{self, Order, Plan};
 use crate::telemetry::{Metrics, names};
@@ -23,6 +23,8 @@ use crate::upstream::snapshot::EndpointStats;
 
 /// How long the admin port waits for a worker.
 const STATS_WAIT: Duration = Duration::from_millis(250);
+/// How often a service that stays sick is told of.
+const REPORT: Duration = Duration::from_secs(60);
 /// How often histograms are folded.
 const UPKEEP: Duration = Duration::from_secs(1);
 
@@ -361,17 +363,36 @@ impl Control {
     }
 }
 
-/// Others find the service from when it is ready until it leaves.
+/// Others find the service from when it is ready until it leaves, and only
+/// while it is healthy.
 async fn stand_in_registries(
     readiness: Readiness,
-    model: watch::Receiver<Arc<Model>>,
+    mut model: watch::Receiver<Arc<Model>>,
     inbound: SocketAddr,
     metrics: Metrics,
 ) {
-    if readiness.ready().await == State::Ready {
-        let registration = discovery::register(model, inbound, &metrics);
-        readiness.leaving().await;
+    if readiness.ready().await != State::Ready {
+        return;
+    }
+    let healthy = metrics.gauge(&names::SERVICE_HEALTHY, &[]);
+    loop {
+        healthy.set(1.0);
+        let registration = discovery::register(model.clone(), inbound, &metrics);
+        tokio::select! {
+            _ = readiness.leaving() => return registration.withdraw(),
+            why = health::until_sick(&mut model) => {
+                tracing::warn!("the service is not healthy, so others do not find it any more: {why}");
+            }
+        }
         registration.withdraw();
+        healthy.set(0.0);
+        let service = model.borrow().service.clone();
+        tokio::select! {
+            _ = readiness.leaving() => return,
+            () = health::wait_healthy(&service, REPORT, |why| tracing::warn!("the service is not healthy: {why}")) => {
+                tracing::info!("the service is healthy again");
+            }
+        }
     }
 }
 

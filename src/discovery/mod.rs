@@ -19,6 +19,7 @@ mod clock;
 mod dns;
 mod fixed;
 mod follow;
+pub mod health;
 mod local;
 mod source;
 

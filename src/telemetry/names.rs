@@ -83,6 +83,9 @@ names! {
     /// Registration of the service.
     REGISTERED = Gauge "pillion_registered" ["source"]
         "1 while the service is entered in this source of discovery.";
+    /// Health of the service.
+    SERVICE_HEALTHY = Gauge "pillion_service_healthy" []
+        "1 while the service answers its `service.health`; others find it only then.";
     /// Reloads.
     CONFIG_RELOADS = Counter "pillion_config_reloads_total" ["result"]
         "Times that the configuration was read anew: applied, unchanged, rejected.";

@@ -5,6 +5,7 @@ pub mod decode;
 pub mod encode;
 pub mod head;
 mod incoming;
+mod output;
 pub mod server;
 mod transport;
 

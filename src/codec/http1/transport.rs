@@ -13,13 +13,14 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::decode::{Decoded, Decoder};
 use super::head::{self, HeadScanner};
+use super::output::Output;
 use crate::base::Limits;
 use crate::base::{ProxyError, Reason};
 use crate::codec::Stream;
@@ -29,14 +30,8 @@ use crate::codec::guard::Framing;
 const READ: usize = 64 * 1024;
 /// A body with at least this much to come is read into a buffer of its own.
 const DIRECT: u64 = 16 * 1024;
-/// Data up to this size is written in one piece with what stands before it.
-const COPY: usize = 4 * 1024;
-/// Output buffers that a worker keeps for the next connection.
-const SPARE_BUFFERS: usize = 64;
-
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// See the module's text.
@@ -53,17 +48,6 @@ struct Inner {
     message: u32,
     continue_due: bool,
     output: Output,
-}
-
-/// Bytes on their way out: `head`, then `data`, then `tail`.
-#[derive(Default)]
-struct Output {
-    head: Vec<u8>,
-    at: usize,
-    data: Bytes,
-    tail: &'static [u8],
-    /// Bytes that the socket has taken since the connection began.
-    written: u64,
 }
 
 /// Why no head came.
@@ -281,13 +265,7 @@ impl Transport {
     /// flushed unless it is small.
     pub fn queue(&self, data: Bytes, tail: &'static [u8]) {
         let output = &mut self.0.borrow_mut().output;
-        debug_assert!(output.data.is_empty() && output.tail.is_empty());
-        if data.len() <= COPY {
-            output.buffer().extend_from_slice(&data);
-            output.buffer().extend_from_slice(tail);
-        } else {
-            (output.data, output.tail) = (data, tail);
-        }
+        output.queue(data, tail);
     }
 
     /// Whether something waits for the socket.
@@ -297,8 +275,7 @@ impl Transport {
 
     /// Whether a next part can be queued without a flush.
     pub fn can_queue(&self) -> bool {
-        let output = &self.0.borrow().output;
-        output.data.is_empty() && output.tail.is_empty() && output.head.len() < COPY * 2
+        self.0.borrow().output.can_queue()
     }
 
     /// Writes what is queued.
@@ -309,7 +286,7 @@ impl Transport {
 
     /// Bytes that the socket has taken since the connection began.
     pub fn written(&self) -> u64 {
-        self.0.borrow().output.written
+        self.0.borrow().output.written()
     }
 
     /// Says that no more will be written.
@@ -339,7 +316,7 @@ impl Transport {
     pub fn send_interim(&self, status: StatusCode, headers: &HeaderMap) {
         let inner = &mut *self.0.borrow_mut();
         inner.continue_due &= status != StatusCode::CONTINUE;
-        if inner.output.data.is_empty() {
+        if inner.output.takes_small() {
             let out = inner.output.buffer();
             head::write_response(out, status, headers);
             out.extend_from_slice(b"\r\n");
@@ -434,57 +411,6 @@ impl Inner {
             self.input = BytesMut::new();
         }
         read
-    }
-}
-
-impl Output {
-    fn is_empty(&self) -> bool {
-        self.head.is_empty() && self.data.is_empty() && self.tail.is_empty()
-    }
-
-    fn buffer(&mut self) -> &mut Vec<u8> {
-        debug_assert!(self.data.is_empty() && self.tail.is_empty());
-        if self.head.capacity() == 0 {
-            self.head = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(2 * COPY));
-        }
-        &mut self.head
-    }
-
-    fn poll_flush(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
-            let head = &self.head[self.at..];
-            let result = if self.data.is_empty() && self.tail.is_empty() {
-                Pin::new(&mut *stream).poll_write(cx, head)
-            } else {
-                let slices =
-                    [io::IoSlice::new(head), io::IoSlice::new(&self.data), io::IoSlice::new(self.tail)];
-                Pin::new(&mut *stream).poll_write_vectored(cx, &slices)
-            };
-            match ready!(result)? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.advance(written),
-            }
-        }
-        Pin::new(stream).poll_flush(cx)
-    }
-
-    fn advance(&mut self, written: usize) {
-        self.written += written as u64;
-        let from_head = written.min(self.head.len() - self.at);
-        self.at += from_head;
-        let from_data = (written - from_head).min(self.data.len());
-        self.data.advance(from_data);
-        self.tail = &self.tail[written - from_head - from_data..];
-        if self.at == self.head.len() {
-            self.at = 0;
-            let mut spare = std::mem::take(&mut self.head);
-            spare.clear();
-            SPARE.with_borrow_mut(|spares| {
-                if spares.len() < SPARE_BUFFERS && (1..=8 * COPY).contains(&spare.capacity()) {
-                    spares.push(spare);
-                }
-            });
-        }
     }
 }
 

@@ -5,7 +5,6 @@
 //! The group keeps a terminal's Ctrl-C from reaching the service before the
 //! sidecar has drained.
 
-mod health;
 mod orphans;
 mod spawn;
 
@@ -20,7 +19,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use tokio::process::{ChildStderr, ChildStdout};
 
-pub use health::{Unhealthy, wait_healthy};
+pub use crate::discovery::health::{Unhealthy, wait_healthy};
 pub use orphans::{adopt_orphans, kill_orphans, reap_orphans};
 
 /// Exit code for a command that can't be run.

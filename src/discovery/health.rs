@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,14 +11,19 @@ use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::base::Protocol;
+use crate::config::Model;
 use crate::config::model::Service;
 
 /// From one question to the next: first and longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// For one question, where the service's `health` does not say.
 const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Questions in a row without a healthy answer, after which a service is sick.
+const MISSES: u32 = 3;
 
 /// What the last question met.
 #[derive(Debug)]
@@ -45,6 +51,32 @@ pub async fn wait_healthy(service: &Service, report: Duration, mut missed: impl 
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// Asks every `service.health.interval` until [`MISSES`] questions in a row
+/// have met no healthy answer. Follows reloads. A service that has no
+/// `service.health` is taken to be well.
+pub async fn until_sick(model: &mut watch::Receiver<Arc<Model>>) -> Unhealthy {
+    let mut misses = 0;
+    loop {
+        let service = model.borrow_and_update().service.clone();
+        let (Some(address), Some(health)) = (service.address, &service.health) else {
+            if model.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            continue;
+        };
+        tokio::time::sleep(health.interval).await;
+        match ask(&service, address).await {
+            Ok(()) => misses = 0,
+            Err(unhealthy) => {
+                misses += 1;
+                if misses == MISSES {
+                    return unhealthy;
+                }
+            }
+        }
     }
 }
 
@@ -99,7 +131,6 @@ impl fmt::Display for Unhealthy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Model;
     use crate::config::model::Health;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -135,6 +166,30 @@ mod tests {
         server.await.unwrap();
         assert_eq!(seen[0], "status 503");
         assert!(seen[1].starts_with("no usable answer"), "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn three_misses_in_a_row_are_sickness_and_fewer_are_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut model = Model::minimal("users");
+        model.service = service(listener.local_addr().unwrap(), Some("/health"));
+        model.service.health.as_mut().unwrap().interval = Duration::from_millis(5);
+        let server = tokio::spawn(async move {
+            let mut asked = 0;
+            for status in [503, 500, 200, 503, 503, 204, 503, 503, 503] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = vec![0; 1024];
+                assert!(stream.read(&mut head).await.unwrap() > 0);
+                let answer = format!("HTTP/1.1 {status} -\r\nContent-Length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                asked += 1;
+            }
+            asked
+        });
+        let (_keep, mut model) = watch::channel(Arc::new(model));
+        let sick = tokio::time::timeout(Duration::from_secs(10), until_sick(&mut model)).await;
+        assert_eq!(sick.expect("three in a row").to_string(), "status 503");
+        assert_eq!(server.await.unwrap(), 9, "not before the third in a row");
     }
 
     #[tokio::test]
