@@ -355,6 +355,17 @@ impl Reason {
     }
 }
 
+impl Side {
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Proxy => "proxy",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
 impl GrpcCode {
     /// The name that gRPC libraries print.
     pub const fn as_str(self) -> &'static str {

@@ -53,6 +53,16 @@ impl Body {
 }
 
 impl Body {
+    /// The same body once more, for another attempt; `None` for one that can be
+    /// read only once.
+    pub fn replay(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Full(bytes) => Some(Self::Full(bytes.clone())),
+            _ => None,
+        }
+    }
+
     /// A pause is no failure any more: the answer has begun, and both sides may
     /// take turns for as long as they like.
     pub fn wait_for_ever(&mut self) {

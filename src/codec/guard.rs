@@ -106,16 +106,21 @@ pub fn check_http1_response(head: &response::Parts, method: &Method) -> Result<F
     let bad = |detail: &'static str| ProxyError::new(Reason::MalformedResponse, detail);
     let encoding = transfer_encoding(&head.headers, old).map_err(bad)?;
     let length = content_length(&head.headers).map_err(bad)?;
-    let bodiless = *method == Method::HEAD
-        || head.status.is_informational()
-        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     Ok(match (encoding, length) {
-        _ if bodiless => Framing::None,
+        _ if has_no_body(method, head.status) => Framing::None,
         (Some(framing), _) => framing,
         (None, Some(0)) => Framing::None,
         (None, Some(length)) => Framing::Length(length),
         (None, None) => Framing::UntilClose,
     })
+}
+
+/// Whether an answer ends with its head, whatever its fields say
+/// (RFC 9112, section 6.3).
+pub fn has_no_body(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Refuses an HTTP/2 answer whose lengths disagree.

@@ -82,11 +82,7 @@ where
     call.route.budget.borrow_mut().deposit(Instant::now());
     let mut body = first.body;
     for attempt in 1.. {
-        let again = match &body {
-            Body::Empty => Some(Body::Empty),
-            Body::Full(bytes) => Some(Body::Full(bytes.clone())),
-            _ => None,
-        };
+        let again = body.replay();
         let result = one_try(inner.clone(), Attempt { call: call.clone(), body }, policy).await;
         let why = match &result {
             Ok(response) => policy.wants(Outcome::Status(response.status())),

@@ -116,11 +116,6 @@ impl Router {
         Ok(Self { model, limits, inbound, outbound, others: RefCell::default() })
     }
 
-    /// The caps in force.
-    pub fn limits(&self) -> &Rc<Limits> {
-        &self.limits
-    }
-
     /// The route of a request.
     pub fn find(
         &self,

@@ -98,14 +98,7 @@ pub async fn opaque(door: &Door, route: &Route, caller: Stream) {
         Err(error) => {
             // There is no way to tell the caller but to close.
             tracing::warn!(upstream = %route.upstream.name, %error, "an opaque connection was closed");
-            let side = match error.reason.facts().side {
-                crate::base::Side::Client => "client",
-                crate::base::Side::Proxy => "proxy",
-                crate::base::Side::Upstream => "upstream",
-            };
-            let upstream = door.worker.metrics.label(route.upstream.name.as_str());
-            let labels = [door.direction.as_str(), &upstream, error.reason.as_str(), side];
-            door.worker.metrics.counter(&names::ERRORS, &labels).increment(1);
+            route.metrics.failed(error.reason);
         }
     }
 }

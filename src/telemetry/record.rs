@@ -112,12 +112,9 @@ impl RouteMetrics {
         }
     }
 
-    fn failed(&self, reason: Reason) {
-        let side = match reason.facts().side {
-            crate::base::Side::Client => "client",
-            crate::base::Side::Proxy => "proxy",
-            crate::base::Side::Upstream => "upstream",
-        };
+    /// Counts an answer that Pillion made itself or ended early.
+    pub fn failed(&self, reason: Reason) {
+        let side = reason.facts().side.as_str();
         let labels = [self.direction.as_str(), &self.upstream, reason.as_str(), side];
         self.metrics.counter(&names::ERRORS, &labels).increment(1);
     }

@@ -66,11 +66,7 @@ pub async fn send(
             let error = ProxyError::unsent(Reason::NoEndpoint, "no endpoint is left");
             return Err(Failed { error, body: Some(body) });
         };
-        let replay = match &body {
-            Body::Empty => Some(Body::Empty),
-            Body::Full(bytes) => Some(Body::Full(bytes.clone())),
-            _ => None,
-        };
+        let replay = body.replay();
         let active = endpoint.begin(now);
         let failed = match send_to(&endpoint, call, body, fresh, now).await {
             Ok(response) => {

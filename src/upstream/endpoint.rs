@@ -1,7 +1,7 @@
 //! One endpoint as one worker sees it: how it answers, and the connections to it.
 
 use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -45,7 +45,6 @@ pub struct Endpoint {
     /// One new HTTP/2 connection at a time.
     connecting: Semaphore,
     connects: Rc<Connects>,
-    me: Weak<Self>,
 }
 
 struct Idle {
@@ -69,7 +68,7 @@ pub struct Active {
 impl Endpoint {
     /// An endpoint of which nothing is known yet.
     pub fn new(facts: base::Endpoint, connects: Rc<Connects>) -> Rc<Self> {
-        Rc::new_cyclic(|me| Self {
+        Rc::new(Self {
             facts,
             latency: Cell::default(),
             active: Cell::new(0),
@@ -80,7 +79,6 @@ impl Endpoint {
             http2: RefCell::default(),
             connecting: Semaphore::new(1),
             connects,
-            me: me.clone(),
         })
     }
 
@@ -188,10 +186,6 @@ impl Endpoint {
 
 impl Recycle for Endpoint {
     fn recycle(&self, connection: Http1) {
-        // An endpoint that discovery has let go keeps no connection.
-        if self.me.strong_count() == 0 {
-            return;
-        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < MAX_IDLE {
             idle.push(Idle { connection, since: Instant::now() });

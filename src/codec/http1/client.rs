@@ -371,14 +371,10 @@ fn write_head(out: &mut Vec<u8>, request: &request::Parts, framing: Framing) {
     out.extend_from_slice(b" HTTP/1.1\r\n");
     head::write_fields(out, &request.headers);
     match framing {
-        Framing::Length(length) => {
-            out.extend_from_slice(b"content-length: ");
-            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
+        Framing::Length(length) => head::write_length(out, length),
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Framing::None if expects_a_length(&request.method) => {
-            out.extend_from_slice(b"content-length: 0\r\n");
+            head::write_length(out, 0);
         }
         _ => {}
     }

@@ -163,6 +163,13 @@ pub fn write_response(out: &mut Vec<u8>, status: StatusCode, headers: &HeaderMap
     write_fields(out, headers);
 }
 
+/// Writes the length of a body.
+pub fn write_length(out: &mut Vec<u8>, length: u64) {
+    out.extend_from_slice(b"content-length: ");
+    out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Writes fields, each with its line end.
 pub fn write_fields(out: &mut Vec<u8>, headers: &HeaderMap) {
     for (name, value) in headers {

@@ -308,7 +308,7 @@ struct Answer {
 impl Answer {
     fn framing<B: http_body::Body>(&self, head: &http::response::Parts, body: &B) -> Framing {
         let declared = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        if is_bodiless(&self.method, head.status) {
+        if guard::has_no_body(&self.method, head.status) {
             Framing::None
         } else if let Some(length) = declared.or_else(|| body.size_hint().exact()) {
             Framing::Length(length)
@@ -318,12 +318,6 @@ impl Answer {
             Framing::Chunked
         }
     }
-}
-
-fn is_bodiless(method: &Method, status: StatusCode) -> bool {
-    *method == Method::HEAD
-        || status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 fn write_head(
@@ -340,9 +334,7 @@ fn write_head(
     head::write_response(out, head.status, &head.headers);
     match framing {
         Framing::Length(length) if !head.headers.contains_key(CONTENT_LENGTH) => {
-            out.extend_from_slice(b"content-length: ");
-            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-            out.extend_from_slice(b"\r\n");
+            head::write_length(out, length);
         }
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         _ => {}

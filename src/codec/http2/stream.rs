@@ -184,8 +184,7 @@ impl<H: Handler> Served<H> {
         strip(&mut head.headers);
         head.version = Version::HTTP_2;
         let takeover = body.takeover().zip(tunnel);
-        let bodiless = self.method == Method::HEAD
-            || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let bodiless = guard::has_no_body(&self.method, head.status);
         let end = takeover.is_none() && (bodiless || body.is_end_stream());
         if !end
             && takeover.is_none()
