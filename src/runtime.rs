@@ -90,10 +90,7 @@ where
 
 async fn work(plan: Plan) {
     let Plan { listeners, model, directory, metrics, instance, layer, mut drain, orders, serves } = plan;
-    let worker = match Worker::new(model, directory, &metrics, instance, layer) {
-        Ok(worker) => worker,
-        Err(error) => return tracing::error!(%error, "a worker can't start"),
-    };
+    let worker = Worker::new(model, directory, &metrics, instance, layer);
     let timers = worker.timers.clone();
     spawn_local(async move { timers.drive().await });
     spawn_local(worker.clone().keep_house());
@@ -136,11 +133,7 @@ impl Doors {
 async fn obey(mut orders: UnboundedReceiver<Order>, mut doors: Doors) {
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Apply(model) => {
-                if let Err(error) = doors.worker.apply(model) {
-                    tracing::error!(%error, "a worker keeps the earlier configuration");
-                }
-            }
+            Order::Apply(model) => doors.worker.apply(model),
             Order::Listen(listener, gate) => doors.open(listener, gate),
             Order::Close(gate, closed) => {
                 if let Some(task) = doors.accepting.remove(&gate) {

@@ -12,15 +12,18 @@ use tokio::sync::{mpsc, watch};
 use super::{Resolution, UpstreamName};
 
 /// How many upstreams one sidecar follows at once, those of the policy
-/// included. A caller who asks for one more gets `upstream_limit`.
+/// included. A caller who asks for one more gets `overload`; what the policy
+/// names is always followed.
 pub const MAX_UPSTREAMS: usize = 4096;
 
 /// Shared between the control thread and all workers.
 #[derive(Clone)]
 pub struct Directory {
-    entries: Arc<Mutex<HashMap<UpstreamName, watch::Sender<Resolution>>>>,
+    entries: Arc<Mutex<Entries>>,
     wanted: mpsc::UnboundedSender<Subscription>,
 }
+
+type Entries = HashMap<UpstreamName, watch::Sender<Resolution>>;
 
 /// A name that somebody asked for, and where discovery writes what it finds.
 ///
@@ -46,20 +49,31 @@ impl Directory {
         (Self { entries: Arc::default(), wanted }, names)
     }
 
-    /// Follows `name` from now on. The first asker makes discovery look for it.
+    /// Follows `name` from now on, if there is room. The first asker makes
+    /// discovery look for it.
     pub fn watch(&self, name: &UpstreamName) -> Result<watch::Receiver<Resolution>, DirectoryFull> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = entries.get(name) {
-            return Ok(sender.subscribe());
-        }
-        if entries.len() >= MAX_UPSTREAMS {
+        if entries.len() >= MAX_UPSTREAMS && !entries.contains_key(name) {
             return Err(DirectoryFull);
+        }
+        Ok(self.subscribe(&mut entries, name))
+    }
+
+    /// Follows a name of the policy, for which there is always room.
+    pub fn watch_named(&self, name: &UpstreamName) -> watch::Receiver<Resolution> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        self.subscribe(&mut entries, name)
+    }
+
+    fn subscribe(&self, entries: &mut Entries, name: &UpstreamName) -> watch::Receiver<Resolution> {
+        if let Some(sender) = entries.get(name) {
+            return sender.subscribe();
         }
         let (sender, receiver) = watch::channel(Resolution::Pending);
         entries.insert(name.clone(), sender.clone());
         // A closed channel means that discovery has ended with the process.
         let _ = self.wanted.send(Subscription { name: name.clone(), sender });
-        Ok(receiver)
+        receiver
     }
 
     /// Drops `name` if nobody reads it. Returns whether it was dropped: then
@@ -109,6 +123,9 @@ mod tests {
         for index in 0..MAX_UPSTREAMS {
             directory.watch(&UpstreamName::new(&format!("s{index}"))).unwrap();
         }
-        assert_eq!(directory.watch(&UpstreamName::new("one-more")).unwrap_err(), DirectoryFull);
+        let more = UpstreamName::new("one-more");
+        assert_eq!(directory.watch(&more).unwrap_err(), DirectoryFull);
+        assert_eq!(*directory.watch_named(&more).borrow(), Resolution::Pending);
+        assert!(directory.watch(&more).is_ok(), "what the policy names is there for all");
     }
 }

@@ -107,8 +107,7 @@ impl Setup {
 
 /// Meets `condition` when the upstreams of `model` have their first answer.
 async fn answered(directory: Directory, model: Arc<Model>, condition: Condition) {
-    let mut receivers: Vec<_> =
-        model.upstreams.keys().filter_map(|name| directory.watch(name).ok()).collect();
+    let mut receivers: Vec<_> = model.upstreams.keys().map(|name| directory.watch_named(name)).collect();
     let all = async {
         for receiver in &mut receivers {
             let _ = receiver.wait_for(|resolution| *resolution != Resolution::Pending).await;

@@ -73,12 +73,7 @@ struct Target<'a> {
 impl Router {
     /// The routes of `model`. Connections to the service are kept from `old`
     /// where its address stays.
-    pub fn new(
-        model: Arc<Model>,
-        worker: &Worker,
-        old: Option<&Self>,
-        now: Instant,
-    ) -> Result<Self, ProxyError> {
+    pub fn new(model: Arc<Model>, worker: &Worker, old: Option<&Self>, now: Instant) -> Self {
         let limits = Rc::new(model.limits.clone());
         let inbound = model.service.address.map(|address| {
             let kept = old
@@ -103,7 +98,7 @@ impl Router {
             let block = model.upstreams.get(name);
             let target = Target {
                 direction: Direction::Outbound,
-                upstream: worker.table.get(name)?,
+                upstream: worker.table.named(name),
                 protocol: block.map_or(Protocol::Auto, |block| block.protocol),
                 limits: &limits,
                 worker,
@@ -113,7 +108,7 @@ impl Router {
             let routes = model.outbound.iter().filter(|route| route.to.as_ref() == Some(name));
             outbound.insert(name.clone(), Routes::new(&target, catch_all, routes));
         }
-        Ok(Self { model, limits, inbound, outbound, others: RefCell::default() })
+        Self { model, limits, inbound, outbound, others: RefCell::default() }
     }
 
     /// The route of a request.

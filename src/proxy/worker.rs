@@ -11,10 +11,10 @@ use metrics::Gauge;
 
 use super::router::Router;
 use super::stack::Layer;
+use crate::base::UpstreamName;
 use crate::base::directory::Directory;
 use crate::base::drain::Stage;
 use crate::base::timers::Timers;
-use crate::base::{ProxyError, UpstreamName};
 use crate::codec::ServerContext;
 use crate::config::Model;
 use crate::telemetry::record::{Direction, RouteMetrics};
@@ -100,7 +100,7 @@ impl Worker {
         metrics: &Metrics,
         instance: Instance,
         layer: Option<Layer>,
-    ) -> Result<Rc<Self>, ProxyError> {
+    ) -> Rc<Self> {
         let told = |name| {
             [Direction::Inbound, Direction::Outbound].map(|direction| Told {
                 now: Cell::new(0),
@@ -125,14 +125,14 @@ impl Worker {
             active: told(&names::ACTIVE_REQUESTS),
             date: RefCell::new((0, HeaderValue::from_static(""))),
         });
-        worker.apply(model)?;
-        Ok(worker)
+        worker.apply(model);
+        worker
     }
 
     /// Serves `model` from now on. Connections stay; each next request follows it.
-    pub fn apply(&self, model: Arc<Model>) -> Result<(), ProxyError> {
+    pub fn apply(&self, model: Arc<Model>) {
         let old = self.router.borrow().clone();
-        let router = Router::new(model, self, old.as_deref(), Instant::now())?;
+        let router = Router::new(model, self, old.as_deref(), Instant::now());
         let context = ServerContext {
             limits: router.model.limits.clone(),
             timers: self.timers.clone(),
@@ -140,7 +140,6 @@ impl Worker {
         };
         *self.context.borrow_mut() = Some(Rc::new(context));
         *self.router.borrow_mut() = Some(Rc::new(router));
-        Ok(())
     }
 
     /// The routes in force.

@@ -49,10 +49,17 @@ impl Table {
         if let Some(upstream) = self.upstreams.borrow().get(name) {
             return Ok(upstream.clone());
         }
-        let resolution = self
-            .directory
-            .watch(name)
-            .map_err(|_| ProxyError::unsent(Reason::Overload, "too many upstreams are in use at one time"))?;
+        let full = |_| ProxyError::unsent(Reason::Overload, "too many upstreams are in use at one time");
+        Ok(self.enter(name, self.directory.watch(name).map_err(full)?))
+    }
+
+    /// The same for a name of the policy, for which there is always room.
+    pub fn named(&self, name: &UpstreamName) -> Rc<Upstream> {
+        let known = self.upstreams.borrow().get(name).cloned();
+        known.unwrap_or_else(|| self.enter(name, self.directory.watch_named(name)))
+    }
+
+    fn enter(&self, name: &UpstreamName, resolution: watch::Receiver<Resolution>) -> Rc<Upstream> {
         let upstream = Rc::new(Upstream {
             name: name.clone(),
             connects: Connects::new(self.metrics.clone(), name.clone()),
@@ -61,7 +68,7 @@ impl Table {
             last_used: Cell::new(None),
         });
         self.upstreams.borrow_mut().insert(name.clone(), upstream.clone());
-        Ok(upstream)
+        upstream
     }
 
     /// Closes idle connections, and lets go of upstreams that nobody calls
