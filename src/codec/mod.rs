@@ -10,6 +10,7 @@ pub mod guard;
 pub mod http1;
 pub mod http2;
 pub mod pace;
+mod spare;
 mod stream;
 
 use std::cell::Cell;

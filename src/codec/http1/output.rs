@@ -1,6 +1,5 @@
 //! Bytes on their way out of an HTTP/1 connection.
 
-use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,6 +8,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
 use crate::codec::Stream;
+use crate::codec::spare::Spare;
 
 /// Data up to this size is written in one piece with what stands before it.
 const COPY: usize = 4 * 1024;
@@ -16,7 +16,7 @@ const COPY: usize = 4 * 1024;
 const SPARE_BUFFERS: usize = 64;
 
 thread_local! {
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: Spare = const { Spare::new(SPARE_BUFFERS, 2 * COPY) };
 }
 
 /// Bytes on their way out: `head`, then `data`, then `tail`.
@@ -40,7 +40,7 @@ impl Output {
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         debug_assert!(self.takes_small());
         if self.head.capacity() == 0 {
-            self.head = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(2 * COPY));
+            self.head = SPARE.with(Spare::take);
         }
         &mut self.head
     }
@@ -99,13 +99,7 @@ impl Output {
         self.tail = &self.tail[written - from_head - from_data..];
         if self.at == self.head.len() {
             self.at = 0;
-            let mut spare = std::mem::take(&mut self.head);
-            spare.clear();
-            SPARE.with_borrow_mut(|spares| {
-                if spares.len() < SPARE_BUFFERS && (1..=8 * COPY).contains(&spare.capacity()) {
-                    spares.push(spare);
-                }
-            });
+            SPARE.with(|spare| spare.give(std::mem::take(&mut self.head)));
         }
     }
 }

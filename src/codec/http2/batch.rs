@@ -13,6 +13,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::codec::spare::Spare;
+
 /// Bytes that are gathered before they are written all the same.
 const GATHER: usize = 64 * 1024;
 /// A write of this size is not copied when it does not fit.
@@ -22,7 +24,7 @@ const DIRECT: usize = 8 * 1024;
 const SPARE_BUFFERS: usize = 4;
 
 thread_local! {
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: Spare = const { Spare::new(SPARE_BUFFERS, GATHER) };
 }
 
 /// A stream whose writes wait for [`Batch::poll_send`]. Clones are handles to
@@ -91,7 +93,7 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
 
     fn buffer(&mut self) -> &mut Vec<u8> {
         if self.waiting.capacity() == 0 {
-            self.waiting = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(GATHER));
+            self.waiting = SPARE.with(Spare::take);
         }
         &mut self.waiting
     }
@@ -99,13 +101,7 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
     /// A connection that waits holds no buffer.
     fn give_back(&mut self) {
         self.written = 0;
-        let mut spare = std::mem::take(&mut self.waiting);
-        spare.clear();
-        SPARE.with_borrow_mut(|spares| {
-            if spare.capacity() > 0 && spares.len() < SPARE_BUFFERS {
-                spares.push(spare);
-            }
-        });
+        SPARE.with(|spare| spare.give(std::mem::take(&mut self.waiting)));
     }
 }
 
