@@ -197,6 +197,7 @@ fn policy(model: &Model, prefix: &str, policy: &RoutePolicy) -> Map<String, Valu
     };
     values.put("timeout", json!({ "time": text(timeout), "bounds": scope }));
     values.put("idle_timeout", text(policy.idle_timeout));
+    values.put("tunnel_idle", text(policy.tunnel_idle));
     values.put("connect_timeout", text(policy.connect_timeout));
     values.put("balance", balance(&policy.balance));
     match &policy.retry {

@@ -250,6 +250,9 @@ pub struct RoutePolicy {
     pub timeout: Timeout,
     /// Nothing moves in either direction for this long; default 5 min.
     pub idle_timeout: Duration,
+    /// The same for upgraded connections, CONNECT tunnels and opaque streams;
+    /// default 1 h.
+    pub tunnel_idle: Duration,
     /// Making one connection; default 1 s.
     pub connect_timeout: Duration,
     /// `None`: only what was surely not sent is sent again.
@@ -338,6 +341,7 @@ impl Default for RoutePolicy {
         Self {
             timeout: Timeout::Head(Duration::from_secs(30)),
             idle_timeout: Duration::from_secs(300),
+            tunnel_idle: Duration::from_secs(3600),
             connect_timeout: Duration::from_secs(1),
             retry: None,
             balance: Balance::Ewma,

@@ -38,7 +38,7 @@ pub fn pass_on(response: Response<Body>, call: Rc<Call>, mut record: Record) -> 
     if let Body::Tunnel(_) = &answer.body
         && let Body::Tunnel(upstream) = std::mem::take(&mut answer.body)
     {
-        let (timers, idle) = (call.timers().clone(), call.route.policy.idle_timeout);
+        let (timers, idle) = (call.timers().clone(), call.route.policy.tunnel_idle);
         // Not the call: it holds the caller's connection, which has to be free.
         let active = call.take_active();
         answer.takeover = Some(Box::new(move |caller| {

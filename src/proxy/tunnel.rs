@@ -132,7 +132,7 @@ async fn dial(door: &Door, route: &Route) -> Result<(Stream, upstream::Active), 
 
 async fn copy(door: &Door, route: &Route, caller: Stream, upstream: (Stream, upstream::Active)) {
     let (upstream, active) = upstream;
-    let idle = route.policy.idle_timeout;
+    let idle = route.policy.tunnel_idle;
     let relayed = relay::run(caller, upstream, &door.worker.timers, idle).await;
     drop(active);
     let name = door.worker.metrics.label(route.upstream.name.as_str());

@@ -26,6 +26,9 @@ pub struct Inbound {
     /// Nothing moves in either direction for this long.
     #[schemars(extend("default" = "5m"))]
     pub idle_timeout: Option<Span>,
+    /// The same for upgraded connections, CONNECT tunnels and opaque streams.
+    #[schemars(extend("default" = "1h"))]
+    pub tunnel_idle: Option<Span>,
 }
 
 /// Calls that the service makes: a route, or without `route` what applies to
@@ -56,6 +59,9 @@ pub struct Outbound {
     /// Nothing moves in either direction for this long.
     #[schemars(extend("default" = "5m"))]
     pub idle_timeout: Option<Span>,
+    /// The same for upgraded connections, CONNECT tunnels and opaque streams.
+    #[schemars(extend("default" = "1h"))]
+    pub tunnel_idle: Option<Span>,
     /// Making one connection.
     #[schemars(extend("default" = "1s"))]
     pub connect_timeout: Option<Span>,

@@ -50,6 +50,7 @@ impl Known {
 struct Said<'a> {
     timeout: Option<Duration>,
     idle_timeout: Option<Duration>,
+    tunnel_idle: Option<Duration>,
     connect_timeout: Option<Duration>,
     retry: Option<&'a form::Retry>,
     balance: Option<&'a form::Balance>,
@@ -60,6 +61,7 @@ impl<'a> From<&'a form::Outbound> for Said<'a> {
         Self {
             timeout: form.timeout.as_ref().map(|d| d.0),
             idle_timeout: form.idle_timeout.as_ref().map(|d| d.0),
+            tunnel_idle: form.tunnel_idle.as_ref().map(|d| d.0),
             connect_timeout: form.connect_timeout.as_ref().map(|d| d.0),
             retry: form.retry.as_ref(),
             balance: form.balance.as_ref(),
@@ -72,6 +74,7 @@ impl From<&form::Inbound> for Said<'_> {
         Self {
             timeout: form.timeout.as_ref().map(|d| d.0),
             idle_timeout: form.idle_timeout.as_ref().map(|d| d.0),
+            tunnel_idle: form.tunnel_idle.as_ref().map(|d| d.0),
             ..Self::default()
         }
     }
@@ -308,6 +311,7 @@ fn policy(own: Said<'_>, shared: Said<'_>) -> RoutePolicy {
         policy.timeout = Timeout::Whole(timeout);
     }
     set(&mut policy.idle_timeout, own.idle_timeout.or(shared.idle_timeout));
+    set(&mut policy.tunnel_idle, own.tunnel_idle.or(shared.tunnel_idle));
     set(&mut policy.connect_timeout, own.connect_timeout.or(shared.connect_timeout));
     policy.retry = retry(own.retry, shared.retry);
     if let Some(balance) = own.balance.or(shared.balance).and_then(balance) {

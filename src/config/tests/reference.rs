@@ -185,6 +185,7 @@ fn the_defaults_of_the_reference_are_those_of_the_model() {
     let users = &model.upstreams["users"].policy;
     let built_in = RoutePolicy::default();
     assert_eq!(users.idle_timeout, built_in.idle_timeout);
+    assert_eq!(users.tunnel_idle, built_in.tunnel_idle);
     assert_eq!(users.connect_timeout, built_in.connect_timeout);
     assert_eq!(users.balance, Balance::Ewma);
     let retry = users.retry.clone().unwrap();

@@ -114,9 +114,10 @@ fn a_route_takes_what_it_does_not_say_from_its_upstream() {
         r#"
 version: 1
 service: {name: a}
+inbound: [{tunnel_idle: 10m}, {route: /socket, tunnel_idle: 3m}, {route: /other}]
 outbound:
   - {to: b, route: /first}
-  - {to: b, timeout: 4s, connect_timeout: 2s, retry: {max: 3, on: [5xx]}, balance: {by: round_robin}}
+  - {to: b, timeout: 4s, tunnel_idle: 2h, connect_timeout: 2s, retry: {max: 3, on: [5xx]}, balance: {by: round_robin}}
   - {to: b, route: /second, timeout: 1s, retry: {max: 0}, balance: {by: ewma}}
   - {to: c, route: /third}
 "#,
@@ -125,7 +126,10 @@ outbound:
     assert_eq!(policy(0), &model.upstreams["b"].policy);
     let retry = policy(1).retry.as_ref().unwrap();
     assert_eq!((retry.max, retry.on.len(), policy(1).connect_timeout.as_secs()), (0, 1, 2));
+    assert_eq!(policy(1).tunnel_idle.as_secs(), 7200);
     assert_eq!(policy(1).balance, crate::config::model::Balance::Ewma);
     assert_eq!(policy(2), &crate::config::model::RoutePolicy::default());
     assert!(model.upstreams["c"].origin.is_none());
+    let inbound: Vec<_> = model.inbound.iter().map(|route| route.policy.tunnel_idle.as_secs()).collect();
+    assert_eq!(inbound, [180, 600]);
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use crate::support::wire::Wire;
 use crate::support::{Client, Recorder, Server, Sidecar, beside_others, request, sidecar, until};
@@ -141,4 +142,28 @@ fn a_service_that_speaks_first_is_heard_in_a_tunnel() {
     expect(&mut client, b"220 ready\r\n");
     client.send("helo\r\n");
     expect(&mut client, b"HELO\r\n");
+}
+
+#[test]
+fn a_quiet_tunnel_has_a_limit_of_its_own() {
+    let _turn = beside_others();
+    const SHORT: Duration = Duration::from_millis(150);
+    let backend = Server::start(echo_upgrade);
+    let setup = sidecar("front").upstream("users", backend.address());
+    let sidecar = setup.with(|model| {
+        model.defaults.idle_timeout = SHORT;
+        model.defaults.tunnel_idle = SHORT * 6;
+    });
+    let sidecar = sidecar.start();
+    let mut client = Client::connect(sidecar.at.outbound);
+    client.send("GET /chat HTTP/1.1\r\nHost: users\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(client.read_head().unwrap().status, 101);
+    expect(&mut client, b"FIRST");
+    std::thread::sleep(SHORT * 3);
+    client.send("hello");
+    expect(&mut client, b"HELLO");
+    let quiet = Instant::now();
+    assert!(client.is_ended());
+    assert!(quiet.elapsed() >= SHORT * 5, "{:?}", quiet.elapsed());
+    until("the backend is told", || backend.open() == 0);
 }
