@@ -3,6 +3,7 @@
 # packages as root, else it names them. Changes nothing where all is there.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/lib.sh"
+parts=$root/tests/parts
 
 need cargo "install Rust 1.90 or later"
 need go "install Go 1.22 or later"
@@ -16,6 +17,15 @@ done
 # A compiler without the C library's headers compiles nothing.
 cc -E -include stdio.h -x c /dev/null > /dev/null 2>&1 || missing+=(gcc libc6-dev)
 python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
+# Real servers, which tests/parts/start starts.
+ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || command -v postgres > /dev/null || missing+=(postgresql)
+command -v psql > /dev/null || missing+=(postgresql-client)
+command -v redis-server > /dev/null || missing+=(redis-server)
+command -v redis-benchmark > /dev/null || missing+=(redis-tools)
+command -v rabbitmq-server > /dev/null || [[ -x /usr/sbin/rabbitmq-server ]] || missing+=(rabbitmq-server)
+command -v openssl > /dev/null || missing+=(openssl)
+command -v java > /dev/null || missing+=(default-jre-headless) # for Kafka
+command -v mvn > /dev/null || missing+=(maven)
 # Without these nothing can be fetched.
 [[ -e /etc/ssl/certs/ca-certificates.crt || -z $(command -v apt-get) ]] || missing+=(ca-certificates)
 
@@ -27,7 +37,7 @@ if ((${#missing[@]} > 0)); then
     log=$PILLION_CACHE/apt.log
     # Somebody else's apt may run; a repository that is down may not matter.
     apt-get update -qq -o DPkg::Lock::Timeout=120 > "$log" 2>&1 || say "apt-get update failed; goes on with what is known"
-    apt-get install -y -qq -o DPkg::Lock::Timeout=120 --no-install-recommends "${missing[@]}" >> "$log" 2>&1 ||
+    "$parts/quietly" apt-get install -y -qq -o DPkg::Lock::Timeout=120 --no-install-recommends "${missing[@]}" >> "$log" 2>&1 ||
         { tail -20 "$log" >&2 && die "apt-get failed"; }
     python3 -c 'import ensurepip, venv' || die "$(command -v python3) still has no venv: it is not Debian's; install one that has"
 fi
@@ -38,3 +48,24 @@ for component in rustfmt clippy; do
     say "installs $component"
     rustup component add "$component"
 done
+
+# The console of Kafka comes with its jars.
+if [[ ! -d $PILLION_CACHE/kafka-3.9.1 ]]; then
+    say "fetches Kafka"
+    new=$PILLION_CACHE/kafka-3.9.1.new
+    rm -rf "$new"
+    mvn -q -B -f "$parts/start/kafka.pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+        -DoutputDirectory="$new" > "$PILLION_CACHE/maven.log" 2>&1 ||
+        { tail -20 "$PILLION_CACHE/maven.log" >&2 && die "Maven failed"; }
+    mv "$new" "$PILLION_CACHE/kafka-3.9.1"
+fi
+
+# Clients in Python, in an environment of their own.
+python=$PILLION_CACHE/python
+if ! cmp -s "$parts/requirements.txt" "$python/requirements.txt"; then
+    say "installs clients in Python"
+    [[ -x $python/bin/python ]] || python3 -m venv "$python"
+    "$python/bin/pip" install -q --disable-pip-version-check -r "$parts/requirements.txt" > "$PILLION_CACHE/pip.log" 2>&1 ||
+        { tail -20 "$PILLION_CACHE/pip.log" >&2 && die "pip failed"; }
+    cp "$parts/requirements.txt" "$python/requirements.txt"
+fi
