@@ -401,3 +401,54 @@ fn dev_refuses_a_bad_file_and_an_unknown_service() {
     std::fs::write(&file, DEV.replace("echo building", "exit 5")).unwrap();
     assert_eq!(dev(&["users"]).status.code(), Some(1), "a build failed");
 }
+
+#[test]
+fn dev_starts_and_ends_services_in_the_order_that_they_need() {
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = held.local_addr().unwrap().port();
+    let folder = folder("");
+    let text = format!(
+        "version: 1
+services:
+  already: {{port: {port}}}
+  migrate: {{command: 'echo migrated', after: [already]}}
+  database:
+    command: 'echo opens; sleep 0.3; trap \"sleep 0.3; echo closed; exit 0\" TERM; \
+      python3 -m http.server --bind 127.0.0.1 $$PORT > /dev/null 2>&1 & wait'
+    after: [migrate]
+  shop: {{command: \"echo sells; trap 'echo shut; exit 0' TERM; while :; do sleep 0.05; done\", after: [database]}}
+  never: {{command: echo runs, after: [broken]}}
+  broken: {{command: [./no-such-program]}}
+"
+    );
+    std::fs::write(folder.path().join("pillion.dev.yaml"), text).unwrap();
+    let mut command = pillion(folder.path());
+    command.args(["dev", "--front", "127.0.0.1:0"]);
+    let mut running = Running::start(command);
+    running.line("never is not started: broken never answered");
+    running.line("migrate  | migrated");
+    running.line("database | opens");
+    running.line("shop     | sells");
+    running.signal(Signal::INT);
+    running.line("shop     | shut");
+    running.line("database | closed");
+    assert_eq!(running.code(), Some(0));
+    drop(held);
+}
+
+#[test]
+fn dev_ends_a_hundred_services_as_well_as_one() {
+    let folder = folder("");
+    let services: String =
+        (0..100).map(|number| format!("  s{number}: {{command: 'echo up; exec sleep 600'}}\n")).collect();
+    std::fs::write(folder.path().join("pillion.dev.yaml"), format!("version: 1\nservices:\n{services}"))
+        .unwrap();
+    let mut command = pillion(folder.path());
+    command.args(["dev", "--front", "127.0.0.1:0"]);
+    let mut running = Running::start(command);
+    for number in 0..100 {
+        running.line(&format!("{:<7} | up", format!("s{number}")));
+    }
+    running.signal(Signal::INT);
+    assert_eq!(running.code(), Some(0));
+}

@@ -28,10 +28,15 @@ pub struct Dev {
 /// One service.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(extend("required" = ["command"]))]
 pub struct Service {
     /// The program and its arguments: a list of words, or a line for `sh -c`.
+    /// Default: nothing is started, because something listens on `port` already
+    /// or another service of this file does.
     pub command: Option<Command>,
+    /// Services that must answer, or have ended with code 0, before it starts;
+    /// they end after it.
+    #[schemars(extend("default" = []))]
+    pub after: Option<Vec<Word>>,
     /// Where it runs, relative to this file. Default: this file's folder.
     pub directory: Option<Word>,
     /// A line for `sh -c` that runs before the start, in the same folder.
@@ -117,8 +122,8 @@ pub fn read(path: &Path, environment: &Environment) -> Result<BTreeMap<String, S
         problems.push(Problem::of_file(&file, "there is no service under `services`"));
     }
     for (name, service) in &services {
-        if service.command.as_ref().is_some_and(|command| command.words().is_empty()) {
-            problems.push(Problem::of_file(&file, format!("services: the command of `{name}` has no words")));
+        if let Some(why) = unable(name, service, &services) {
+            problems.push(Problem::of_file(&file, format!("services: {why}")));
         }
         let named = service.policies.iter().flatten().filter(|path| !path.0.contains(['*', '?', '[']));
         for missing in named.filter(|named| !folder(path).join(&named.0).exists()) {
@@ -133,6 +138,37 @@ pub fn read(path: &Path, environment: &Environment) -> Result<BTreeMap<String, S
         }
     }
     if problems.is_empty() { Ok(services) } else { Err(problems) }
+}
+
+/// Why the service could never start.
+fn unable(name: &str, service: &Service, all: &BTreeMap<String, Service>) -> Option<String> {
+    match &service.command {
+        Some(command) if command.words().is_empty() => {
+            return Some(format!("the command of `{name}` has no words"));
+        }
+        None if service.port.is_none() => {
+            return Some(format!("`{name}` has no `command`: say what to run, or the `port` of what runs"));
+        }
+        _ => {}
+    }
+    let unknown = service.after.iter().flatten().find(|other| !all.contains_key(&other.0));
+    if let Some(unknown) = unknown {
+        return Some(format!("`{name}` is to start after `{}`, which is not a service here", unknown.0));
+    }
+    // Whoever waits for itself is found from itself.
+    let (mut seen, mut open) = (Vec::new(), vec![name]);
+    while let Some(next) = open.pop() {
+        for other in all.get(next).and_then(|service| service.after.as_ref()).into_iter().flatten() {
+            if other.0 == name {
+                return Some(format!("`{name}` is to start after itself, by way of `{next}`"));
+            }
+            if !seen.contains(&other.0.as_str()) {
+                seen.push(&other.0);
+                open.push(&other.0);
+            }
+        }
+    }
+    None
 }
 
 /// The text of the `pillion.yaml` of a service's sidecar. JSON is YAML.
@@ -155,7 +191,8 @@ pub fn sidecar(
         own["protocol"] = json!(protocol.word());
     }
     if let Some(path) = &service.health {
-        own["health"] = json!({ "path": path.0 });
+        // Whoever watches wants to see at once what a change did.
+        own["health"] = json!({ "path": path.0, "interval": "1s" });
     }
     json!({
         "version": 1,
@@ -225,7 +262,19 @@ mod tests {
         assert!(read_text("version: 1\nservices: {u: {command: []}}\n").is_err());
         let lost = read_text("version: 1\nservices: {u: {command: [x], policies: [no.yaml, p/*.yaml]}}\n");
         assert!(lost.unwrap_err().contains("`u`: there is no policy file `no.yaml`\n1 problem"));
-        assert!(read_text("version: 1\nservices: {u: {port: 1}}\n").unwrap_err().contains("command"));
+    }
+
+    #[test]
+    fn a_service_has_a_command_or_a_port_and_can_start() {
+        let refused = |text: &str| read_text(&format!("version: 1\nservices: {text}\n")).unwrap_err();
+        assert!(refused("{u: {health: /h}}").contains("`u` has no `command`"));
+        assert!(refused("{u: {command: x, after: [db]}}").contains("after `db`, which is not a service"));
+        assert!(refused("{u: {command: x, after: [u]}}").contains("`u` is to start after itself"));
+        let round =
+            refused("{a: {command: x, after: [b]}, b: {port: 1, after: [c]}, c: {port: 2, after: [b]}}");
+        assert!(!round.contains("`a`"), "{round}");
+        assert!(round.contains("`b` is to start after itself, by way of `c`"), "{round}");
+        assert!(read_text("version: 1\nservices: {u: {command: x, after: [db]}, db: {port: 1}}\n").is_ok());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod logs;
 mod mesh;
+mod order;
 mod place;
 mod service;
 mod table;
@@ -94,12 +95,12 @@ async fn all(plan: &Plan) -> Result<u8, Failure> {
     }
     let mesh = Mesh::start(plan, &environment, &specs, &place).map_err(text(1))?;
     let (stop, watch) = drain::channel();
-    let (news, mut told) = mpsc::channel(64);
+    // Room for all that they tell: nobody reads once all is ending.
+    let (news, mut told) = mpsc::channel(2 * specs.len());
     let mut running = JoinSet::new();
-    for (spec, app) in specs.iter().zip(&mesh.sidecars) {
-        let supervised =
-            service::supervise(spec.clone(), app.beside(), plan.sink.clone(), watch.clone(), news.clone());
-        running.spawn(supervised);
+    for ((spec, app), links) in specs.iter().zip(&mesh.sidecars).zip(order::links(&specs)) {
+        let (sink, watch, news) = (plan.sink.clone(), watch.clone(), news.clone());
+        running.spawn(service::supervise(spec.clone(), app.beside(), links, sink, watch, news));
     }
     drop((watch, news));
     let code = tokio::select! {
@@ -150,7 +151,9 @@ async fn serve(
     told: &mut mpsc::Receiver<News>,
 ) -> u8 {
     let mut open: Vec<usize> = (0..specs.len()).collect();
-    let (mut left, mut well, mut shown) = (specs.len(), true, false);
+    // What was not started here does not end here.
+    let mut left = specs.iter().filter(|spec| !spec.words.is_empty()).count().max(1);
+    let (mut well, mut shown) = (true, false);
     let mut patience = std::pin::pin!(tokio::time::sleep(PATIENCE));
     while left > 0 {
         tokio::select! {

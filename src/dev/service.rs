@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::logs::{self, Sink, Tail};
 use super::mesh::Beside;
+use super::order::Links;
 use super::place::Place;
 use super::{Failure, GRACE, News, Plan};
 use crate::base::drain::{Stage, Watch};
@@ -37,7 +38,10 @@ pub(super) struct Spec {
     pub name: String,
     pub file: PathBuf,
     pub loaded: Loaded,
-    words: Vec<OsString>,
+    /// What to run; empty for what runs already.
+    pub words: Vec<OsString>,
+    /// Those that must answer before it starts.
+    pub after: Vec<String>,
     build: Option<String>,
     directory: PathBuf,
     environment: BTreeMap<OsString, OsString>,
@@ -86,6 +90,7 @@ pub(super) fn specs(
             name: name.clone(),
             file,
             loaded,
+            after: service.after.iter().flatten().map(|name| name.0.clone()).collect(),
             words: service.command.iter().flat_map(form::Command::words).map(OsString::from).collect(),
             build: service.build.as_ref().map(|build| build.0.clone()),
             directory,
@@ -145,100 +150,147 @@ async fn to_its_end(child: &mut Child, name: &str, sink: &Sink, tail: &Tail) -> 
     status
 }
 
-/// Keeps the service running until `stop` says otherwise.
+/// Keeps the service running until `stop` says otherwise, once all that it
+/// starts after are there.
 pub(super) async fn supervise(
     spec: Arc<Spec>,
     beside: Beside,
+    mut links: Links,
     sink: Arc<Sink>,
     mut stop: Watch,
     news: mpsc::Sender<News>,
 ) {
+    let ready = tokio::select! {
+        ready = links.ready() => ready,
+        () = stop.reached(Stage::Draining) => Ok(()),
+    };
+    let mut around = Around { beside, links, sink, stop, news };
+    let well = match ready {
+        Ok(()) if spec.words.is_empty() => return around.watch(&spec).await,
+        Ok(()) => around.keep(&spec).await,
+        Err(missing) => {
+            around.sink.note(&format!("{} is not started: {missing} never answered", spec.name));
+            false
+        }
+    };
+    // Nobody listens any more when all is ending.
+    let _ = around.news.send(News::Over(spec.index, well)).await;
+}
+
+/// What there is around a running service.
+struct Around {
+    beside: Beside,
+    links: Links,
+    sink: Arc<Sink>,
+    stop: Watch,
+    news: mpsc::Sender<News>,
+}
+
+impl Around {
+    /// Tells when what runs already answers, and stays until the end.
+    async fn watch(&mut self, spec: &Spec) {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            () = healthy(spec, &self.sink, &mut self.beside.answers, &self.links, &self.news) => {}
+            () = stop.reached(Stage::Draining) => {}
+        }
+    }
+
+    /// Starts it, again and again where it crashes; whether it ended well.
+    async fn keep(&mut self, spec: &Spec) -> bool {
+        let command = Command {
+            words: spec.words.clone(),
+            directory: Some(spec.directory.clone()),
+            environment: environment(spec, &self.beside),
+            piped: true,
+        };
+        let (mut pause, mut crashes) = (BACKOFF.0, 0);
+        loop {
+            if self.stop.stage() >= Stage::Draining {
+                return true;
+            }
+            let started = Instant::now();
+            let tail = Tail::default();
+            let status = match Child::spawn(&command) {
+                Ok(mut child) => self.once(spec, &mut child, &tail).await,
+                Err(error) => {
+                    self.sink.line(&spec.name, &error.message);
+                    return false;
+                }
+            };
+            let status = match status {
+                None => return true,
+                Some(Ok(status)) => status,
+                Some(Err(error)) => {
+                    self.sink.line(&spec.name, &format!("can't be waited for: {error}"));
+                    return false;
+                }
+            };
+            if status.success() {
+                self.sink.line(&spec.name, "ended by itself, with exit code 0");
+                self.links.up.send_replace(true);
+                return true;
+            }
+            if started.elapsed() >= STEADY {
+                (pause, crashes) = (BACKOFF.0, 0);
+            }
+            crashes += 1;
+            report(&spec.name, status, &tail, &self.sink);
+            if crashes == ATTEMPTS {
+                let note = format!("{} crashed {ATTEMPTS} times at its start and is given up", spec.name);
+                self.sink.note(&note);
+                return false;
+            }
+            self.sink.note(&format!("{} starts again in {:.1} s", spec.name, pause.as_secs_f64()));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.reached(Stage::Draining) => {}
+            }
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// One life of it: how it ended by itself, or `None` if it was told to.
+    async fn once(
+        &mut self,
+        spec: &Spec,
+        child: &mut Child,
+        tail: &Tail,
+    ) -> Option<std::io::Result<ExitStatus>> {
+        let Self { beside, links, sink, stop, news } = self;
+        let signaller = child.signaller();
+        let mut end = std::pin::pin!(to_its_end(child, &spec.name, sink, tail));
+        tokio::select! {
+            ended = &mut end => return Some(ended),
+            () = stop.reached(Stage::Draining) => {}
+            () = healthy(spec, sink, &mut beside.answers, links, news) => {}
+        }
+        tokio::select! {
+            ended = &mut end => return Some(ended),
+            () = links.last() => {}
+            () = stop.reached(Stage::Stopped) => {}
+        }
+        signaller.group(Signal::TERM);
+        tokio::select! {
+            _ = &mut end => return None,
+            () = tokio::time::sleep(GRACE) => sink.note(&format!("{} does not end and is killed", spec.name)),
+            () = stop.reached(Stage::Stopped) => {}
+        }
+        signaller.group(Signal::KILL);
+        let _ = end.await;
+        None
+    }
+}
+
+/// The variables of the service: its own, and those that lead to its sidecar.
+fn environment(spec: &Spec, beside: &Beside) -> BTreeMap<OsString, OsString> {
     let outbound = beside.addresses.outbound;
     let inherited = |name: &str| spec.environment.get(std::ffi::OsStr::new(name)).cloned();
     let mut environment = child::variables(outbound, spec.loaded.model.service.address, inherited);
     for (key, value) in &spec.environment {
         environment.entry(key.clone()).or_insert_with(|| value.clone());
     }
-    let command = Command {
-        words: spec.words.clone(),
-        directory: Some(spec.directory.clone()),
-        environment,
-        piped: true,
-    };
-    let mut answers = beside.answers;
-    let (mut pause, mut crashes) = (BACKOFF.0, 0);
-    let well = loop {
-        if stop.stage() >= Stage::Draining {
-            break true;
-        }
-        let started = Instant::now();
-        let tail = Tail::default();
-        let mut child = match Child::spawn(&command) {
-            Ok(child) => child,
-            Err(error) => {
-                sink.line(&spec.name, &error.message);
-                break false;
-            }
-        };
-        let ended = tokio::select! {
-            ended = to_its_end_or(&mut child, &spec, &sink, &tail, &mut stop) => ended,
-            () = healthy(&spec, &sink, &mut answers, &news) => None,
-        };
-        let Some(status) = ended else { break true };
-        let status = match status {
-            Ok(status) => status,
-            Err(error) => {
-                sink.line(&spec.name, &format!("can't be waited for: {error}"));
-                break false;
-            }
-        };
-        if status.success() {
-            sink.line(&spec.name, "ended by itself, with exit code 0");
-            break true;
-        }
-        if started.elapsed() >= STEADY {
-            (pause, crashes) = (BACKOFF.0, 0);
-        }
-        crashes += 1;
-        report(&spec.name, status, &tail, &sink);
-        if crashes == ATTEMPTS {
-            sink.note(&format!("{} crashed {ATTEMPTS} times at its start and is given up", spec.name));
-            break false;
-        }
-        sink.note(&format!("{} starts again in {:.1} s", spec.name, pause.as_secs_f64()));
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = stop.reached(Stage::Draining) => {}
-        }
-        pause = (pause * 2).min(BACKOFF.1);
-    };
-    // Nobody listens any more when all is ending.
-    let _ = news.send(News::Over(spec.index, well)).await;
-}
-
-/// How the child ended by itself; `None` if it was ended because of `stop`.
-async fn to_its_end_or(
-    child: &mut Child,
-    spec: &Spec,
-    sink: &Sink,
-    tail: &Tail,
-    stop: &mut Watch,
-) -> Option<std::io::Result<ExitStatus>> {
-    let signaller = child.signaller();
-    let mut end = std::pin::pin!(to_its_end(child, &spec.name, sink, tail));
-    tokio::select! {
-        ended = &mut end => return Some(ended),
-        () = stop.reached(Stage::Draining) => {}
-    }
-    signaller.group(Signal::TERM);
-    tokio::select! {
-        _ = &mut end => return None,
-        () = tokio::time::sleep(GRACE) => sink.note(&format!("{} does not end and is killed", spec.name)),
-        () = stop.reached(Stage::Stopped) => {}
-    }
-    signaller.group(Signal::KILL);
-    let _ = end.await;
-    None
+    environment
 }
 
 /// Never ends: the first answer is told, and then nothing more is asked.
@@ -246,6 +298,7 @@ async fn healthy(
     spec: &Spec,
     sink: &Sink,
     answers: &mut Option<crate::base::readiness::Condition>,
+    links: &Links,
     news: &mpsc::Sender<News>,
 ) {
     child::wait_healthy(&spec.loaded.model.service, REPORT, |why| {
@@ -254,6 +307,7 @@ async fn healthy(
     .await;
     if let Some(answers) = answers.take() {
         answers.met();
+        links.up.send_replace(true);
         let _ = news.send(News::Up(spec.index)).await;
     }
     std::future::pending::<()>().await;
