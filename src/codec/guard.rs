@@ -8,7 +8,7 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Method, StatusCode, Uri, Version, request, response};
 
-use super::Upgrade;
+use super::{Upgrade, handshake};
 use crate::base::{Authority, ProxyError, Reason};
 
 /// Where a message's body ends.
@@ -58,6 +58,9 @@ pub fn check_http1_request(head: &request::Parts) -> Result<RequestFacts, ProxyE
         _ if !old && connection.upgrade && asks_for_a_protocol(&head.headers) => Upgrade::Protocol,
         _ => Upgrade::No,
     };
+    if upgrade == Upgrade::Protocol && framing != Framing::None && handshake::is_websocket(&head.headers) {
+        return Err(malformed("a WebSocket's request with a body"));
+    }
     Ok(RequestFacts {
         framing,
         authority,
@@ -98,6 +101,21 @@ pub fn check_http2_request(head: &request::Parts) -> Result<RequestFacts, ProxyE
         return Err(malformed("neither :authority nor Host"));
     }
     Ok(RequestFacts { framing: Framing::None, authority, keep_alive: true, upgrade, expects_continue: false })
+}
+
+/// Refuses an extended CONNECT (RFC 8441) that HTTP/1 can't carry as an
+/// `Upgrade` to `protocol`. The head's method is GET already.
+pub fn check_extended_connect(head: &request::Parts, protocol: &str) -> Result<RequestFacts, ProxyError> {
+    if !is_protocol(protocol.as_bytes()) {
+        return Err(malformed("a :protocol that `Upgrade` can't name"));
+    }
+    if head.headers.contains_key(CONTENT_LENGTH) {
+        return Err(malformed("an extended CONNECT with a Content-Length"));
+    }
+    if head.uri.scheme().is_none() || head.uri.path_and_query().is_none() {
+        return Err(malformed("an extended CONNECT without :scheme or :path"));
+    }
+    Ok(RequestFacts { upgrade: Upgrade::Protocol, ..check_http2_request(head)? })
 }
 
 /// Finds where an HTTP/1 answer ends, or refuses it. `method` is the request's.
@@ -291,12 +309,22 @@ fn same_authority(target: &Authority, host: &Authority, scheme: Option<&str>) ->
 fn asks_for_a_protocol(headers: &HeaderMap) -> bool {
     let mut protocols = headers.get_all(UPGRADE).iter();
     match (protocols.next(), protocols.next()) {
-        (Some(value), None) => {
-            let value = value.as_bytes().trim_ascii();
-            !value.is_empty() && !value.eq_ignore_ascii_case(b"h2c") && !value.contains(&b',')
-        }
+        (Some(value), None) => is_protocol(value.as_bytes().trim_ascii()),
         _ => false,
     }
+}
+
+/// A name with or without a version (RFC 9110, section 7.8), other than that of
+/// HTTP/2.
+fn is_protocol(value: &[u8]) -> bool {
+    let mut parts = value.splitn(2, |byte| *byte == b'/');
+    let token = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| is_token_byte(*byte));
+    parts.all(token) && !value.eq_ignore_ascii_case(b"h2c") && !value.eq_ignore_ascii_case(b"h2")
+}
+
+/// RFC 9110, section 5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {

@@ -7,6 +7,7 @@
 
 pub mod body;
 pub mod guard;
+mod handshake;
 pub mod http1;
 pub mod http2;
 pub mod pace;
@@ -92,7 +93,8 @@ pub struct Exchange {
 pub enum Upgrade {
     /// An ordinary request.
     No,
-    /// HTTP/1.1 `Upgrade`, to the protocol that the field names.
+    /// `Upgrade`, to the protocol that the field names; HTTP/2's extended
+    /// CONNECT (RFC 8441) looks the same.
     Protocol,
     /// CONNECT.
     Connect,

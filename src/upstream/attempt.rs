@@ -112,7 +112,14 @@ async fn send_to(
     fresh: bool,
     now: Instant,
 ) -> Result<Response<Body>, Failed> {
-    if speaks_http2(endpoint, call) {
+    if call.send.upgrade == Upgrade::Protocol {
+        match upgradable(endpoint, call, &body, fresh, now).await {
+            Ok(Some(connection)) => return connection.send(call.head, body, &call.send).await,
+            Ok(None) => {}
+            Err(error) => return Err(Failed { error, body: Some(body) }),
+        }
+    }
+    if speaks_http2(endpoint, call) && call.send.upgrade != Upgrade::Protocol {
         let connection = match http2(endpoint, call, fresh).await {
             Ok(connection) => connection,
             Err(error) => return Err(Failed { error, body: Some(body) }),
@@ -133,12 +140,35 @@ fn speaks_http2(endpoint: &Endpoint, call: &Call<'_>) -> bool {
         told => told,
     };
     match protocol {
-        // An upgrade is asked for in HTTP/1.1's way.
-        _ if call.send.upgrade == Upgrade::Protocol => false,
         Protocol::Http2 | Protocol::Grpc => true,
         Protocol::Auto => call.head.version == Version::HTTP_2,
         Protocol::Http1 | Protocol::Tcp => false,
     }
+}
+
+/// A connection on which an upgrade can be asked for in HTTP/2's way; `None`
+/// where that has to be HTTP/1.1's.
+async fn upgradable(
+    endpoint: &Endpoint,
+    call: &Call<'_>,
+    body: &Body,
+    fresh: bool,
+    now: Instant,
+) -> Result<Option<Http2>, ProxyError> {
+    if !speaks_http2(endpoint, call) || !Http2::can_upgrade(call.head, body) || endpoint.declines(now) {
+        return Ok(None);
+    }
+    let connection = http2(endpoint, call, fresh).await?;
+    let mut timer = call.send.timers.at(now + call.connect_timeout);
+    let takes = tokio::select! {
+        biased;
+        takes = connection.takes_upgrades() => takes,
+        () = timer.fired() => false,
+    };
+    if !takes {
+        endpoint.declined(now);
+    }
+    Ok(takes.then_some(connection))
 }
 
 async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool, now: Instant) -> Result<Http1, ProxyError> {

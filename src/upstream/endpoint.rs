@@ -26,6 +26,8 @@ const ASK_AFTER: Duration = Duration::from_millis(500);
 /// What an answer counts as that says that the endpoint can't serve, and no
 /// answer at all, at least.
 const UNABLE: Duration = Duration::from_millis(500);
+/// How long an endpoint is not asked again whether it takes upgrades over HTTP/2.
+const DECLINED: Duration = Duration::from_secs(30);
 /// How long an endpoint that could not be reached is passed over while there
 /// are others, the first time; it doubles up to [`LONGEST_AWAY`].
 const FIRST_AWAY: Duration = Duration::from_millis(250);
@@ -42,6 +44,8 @@ pub struct Endpoint {
     away: Cell<Option<Away>>,
     idle: RefCell<Vec<Idle>>,
     http2: RefCell<Vec<Http2>>,
+    /// When it was last found to take no upgrades over HTTP/2.
+    declined: Cell<Option<Instant>>,
     /// One new HTTP/2 connection at a time.
     connecting: Semaphore,
     connects: Rc<Connects>,
@@ -77,6 +81,7 @@ impl Endpoint {
             away: Cell::new(None),
             idle: RefCell::default(),
             http2: RefCell::default(),
+            declined: Cell::new(None),
             connecting: Semaphore::new(1),
             connects,
         })
@@ -142,6 +147,16 @@ impl Endpoint {
     /// Keeps a new HTTP/2 connection.
     pub fn add_http2(&self, connection: Http2) {
         self.http2.borrow_mut().push(connection);
+    }
+
+    /// It does not take upgrades over HTTP/2.
+    pub fn declined(&self, now: Instant) {
+        self.declined.set(Some(now));
+    }
+
+    /// Whether that was found a moment ago, so that it need not be asked again.
+    pub fn declines(&self, now: Instant) -> bool {
+        self.declined.get().is_some_and(|at| now.saturating_duration_since(at) < DECLINED)
     }
 
     /// Held while an HTTP/2 connection is made.

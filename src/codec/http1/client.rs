@@ -15,12 +15,13 @@ use tokio::task::AbortHandle;
 
 use super::encode::{Broken, Encoder};
 use super::head;
+use super::switch::Asked;
 use super::transport::NoHead;
 use super::{Incoming, Transport};
 use crate::base::Limits;
 use crate::base::{ProxyError, Reason, Sent, Side};
 use crate::codec::guard::{self, ConnectionField, Framing};
-use crate::codec::{Body, Failed, Interim, SendContext, Stream, Upgrade};
+use crate::codec::{Body, Failed, Interim, SendContext, Stream};
 
 /// 1xx answers to one request; more than this is a service that does not end.
 pub const MAX_INTERIM: u32 = 64;
@@ -83,7 +84,8 @@ impl Connection {
     ) -> Result<Response<Body>, Failed> {
         let transport = self.transport.clone();
         let framing = framing(request, &body);
-        transport.with_output(|out| write_head(out, request, framing));
+        let asked = Asked::of(request, context.upgrade);
+        transport.with_output(|out| write_head(out, request, framing, asked.key()));
         let wait = framing != Framing::None && request.headers.contains_key(EXPECT);
         let mut exchange = Exchange {
             written_before: transport.written(),
@@ -100,7 +102,7 @@ impl Connection {
         };
         let rest = exchange.rest();
         drop(transport);
-        self.answer(head, rest, request, context.upgrade, home)
+        self.answer(head, rest, request, &asked, home)
     }
 
     #[expect(clippy::result_large_err, reason = "a failure is rare, and holds the body for another attempt")]
@@ -109,15 +111,14 @@ impl Connection {
         head: response::Parts,
         rest: Rest,
         request: &request::Parts,
-        upgrade: Upgrade,
+        asked: &Asked,
         home: Rc<dyn Recycle>,
     ) -> Result<Response<Body>, Failed> {
         let bad = |error| Failed { error, body: None };
+        if let Err(detail) = asked.check(&head, &request.headers, matches!(rest, Rest::Nothing)) {
+            return Err(bad(ProxyError::new(Reason::MalformedResponse, detail)));
+        }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            if upgrade != Upgrade::Protocol || !same_protocol(&request.headers, &head.headers) {
-                let detail = "101 Switching Protocols, which was not asked for";
-                return Err(bad(ProxyError::new(Reason::MalformedResponse, detail)));
-            }
             let Some(transport) = Rc::into_inner(self.transport) else {
                 let detail = "the connection is still in use";
                 return Err(bad(ProxyError::new(Reason::MalformedResponse, detail)));
@@ -356,7 +357,12 @@ fn framing(request: &request::Parts, body: &Body) -> Framing {
     }
 }
 
-fn write_head(out: &mut Vec<u8>, request: &request::Parts, framing: Framing) {
+fn write_head(
+    out: &mut Vec<u8>,
+    request: &request::Parts,
+    framing: Framing,
+    websocket_key: Option<&HeaderValue>,
+) {
     let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
     let target: &[&str] = match path {
         "" if request.method == Method::OPTIONS => &["*"],
@@ -370,6 +376,11 @@ fn write_head(out: &mut Vec<u8>, request: &request::Parts, framing: Framing) {
     target.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
     out.extend_from_slice(b" HTTP/1.1\r\n");
     head::write_fields(out, &request.headers);
+    if let Some(key) = websocket_key {
+        out.extend_from_slice(b"sec-websocket-key: ");
+        out.extend_from_slice(key.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
     match framing {
         Framing::Length(length) => head::write_length(out, length),
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
@@ -384,13 +395,6 @@ fn write_head(out: &mut Vec<u8>, request: &request::Parts, framing: Framing) {
 /// Methods whose request is expected to have a body (RFC 9110, section 8.6).
 fn expects_a_length(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
-}
-
-fn same_protocol(request: &HeaderMap, answer: &HeaderMap) -> bool {
-    let name = |headers: &HeaderMap| {
-        headers.get(http::header::UPGRADE).map(HeaderValue::as_bytes).map(<[u8]>::to_ascii_lowercase)
-    };
-    name(request).is_some() && name(request) == name(answer)
 }
 
 /// Fields of a 1xx answer that belong to this connection.

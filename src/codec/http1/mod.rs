@@ -7,6 +7,7 @@ pub mod head;
 mod incoming;
 mod output;
 pub mod server;
+mod switch;
 mod transport;
 
 pub use incoming::Incoming;

@@ -1,6 +1,6 @@
 //! The client's side of an HTTP/2 connection: many requests at a time.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -10,17 +10,20 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TE};
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, Uri, Version, request};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
+use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
 
 use super::batch::{Batch, batched};
+use super::extended;
 use super::send::{Broken, Sender};
+use super::tunnel::Tunnel;
 use super::{CONNECTION_WINDOW, Incoming, SEND_BUFFER, STREAM_WINDOW};
 use crate::base::Limits;
 use crate::base::{ProxyError, Reason, Sent};
 use crate::codec::http1::client::MAX_INTERIM;
-use crate::codec::{Body, Failed, SendContext, Stream, guard};
+use crate::codec::{Body, Failed, SendContext, Stream, Upgrade, guard};
 
 /// Streams that we open at most on one connection, whatever the peer allows.
 const MAX_STREAMS: usize = 100;
@@ -37,6 +40,10 @@ struct Shared {
     closed: Cell<bool>,
     last_used: Cell<Instant>,
     task: Cell<Option<AbortHandle>>,
+    /// Asks the peer for a sign.
+    ping: RefCell<Option<h2::PingPong>>,
+    /// The peer's SETTINGS have come.
+    settled: OnceCell<()>,
 }
 
 /// Counts a stream for as long as it lives, and ends what still sends on it.
@@ -56,7 +63,7 @@ impl Connection {
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
             .enable_push(false)
             .handshake::<_, Bytes>(batch.clone());
-        let (sender, connection) = batched(&batch, handshake).await.map_err(|error| {
+        let (sender, mut connection) = batched(&batch, handshake).await.map_err(|error| {
             ProxyError::unsent(Reason::ConnectFailed, format!("the HTTP/2 preface failed: {error}"))
         })?;
         let shared = Rc::new(Shared {
@@ -64,6 +71,8 @@ impl Connection {
             closed: Cell::new(false),
             last_used: Cell::new(Instant::now()),
             task: Cell::new(None),
+            ping: RefCell::new(connection.ping_pong()),
+            settled: OnceCell::new(),
         });
         let closing = shared.clone();
         let task = tokio::task::spawn_local(async move {
@@ -96,6 +105,20 @@ impl Connection {
         self.shared.last_used.get()
     }
 
+    /// Whether an upgrade with this head and body can be asked for over HTTP/2.
+    pub fn can_upgrade(request: &request::Parts, body: &Body) -> bool {
+        extended::can_carry(request, body)
+    }
+
+    /// Whether an upgrade can be asked for here, with an extended CONNECT. Waits
+    /// for the peer's SETTINGS, which say so.
+    pub async fn takes_upgrades(&self) -> bool {
+        if !self.sender.is_extended_connect_protocol_enabled() {
+            self.shared.settled.get_or_init(|| self.shared.settle()).await;
+        }
+        self.sender.is_extended_connect_protocol_enabled()
+    }
+
     /// Ends it, with the streams that it has.
     pub fn close(&self) {
         self.shared.closed.set(true);
@@ -117,6 +140,7 @@ impl Connection {
             error: ProxyError::unsent(Reason::ResetBeforeHeaders, detail),
             body: Some(body),
         };
+        let upgrading = context.upgrade == Upgrade::Protocol;
         let mut sender = match self.sender.clone().ready().await {
             Ok(sender) => sender,
             Err(error) => {
@@ -124,7 +148,7 @@ impl Connection {
                 return Err(unsent(format!("the HTTP/2 connection is closing: {error}"), body));
             }
         };
-        let head = match translate(request, &body) {
+        let mut head = match translate(request, &body) {
             Ok(head) => head,
             Err(detail) => {
                 return Err(Failed {
@@ -133,21 +157,55 @@ impl Connection {
                 });
             }
         };
-        let end = body.is_end_stream();
+        let end = body.is_end_stream() && !upgrading;
+        if upgrading {
+            extended::ask(&mut head);
+        }
         let (response, stream) = match sender.send_request(head, end) {
             Ok(sent) => sent,
             Err(error) => return Err(unsent(error.to_string(), body)),
         };
-        let mut upload = (!end).then(|| Sender::new(stream, body));
-        let head = exchange(response, &mut upload, context).await;
-        let (head, receive) = head.map_err(|error| Failed { error, body: None })?.into_parts();
-        guard::check_http2_response(&head.headers).map_err(|error| Failed { error, body: None })?;
+        let (mut upload, mut tunnel) = (None, None);
+        if upgrading {
+            tunnel = Some(stream);
+        } else if !end {
+            upload = Some(Sender::new(stream, body));
+        }
+        let failed = |error| Failed { error, body: None };
+        let answer = exchange(response, &mut upload, context).await;
+        let (mut head, receive) = answer.map_err(failed)?.into_parts();
+        guard::check_http2_response(&head.headers).map_err(failed)?;
+        if let Some(mut stream) = tunnel {
+            if head.status.is_success() {
+                extended::switched(&mut head, request);
+                let tunnel = Tunnel::held(receive, stream, in_use);
+                return Ok(Response::from_parts(head, Body::Tunnel(Stream::Boxed(Box::pin(tunnel)))));
+            }
+            // Only fails where the stream is gone.
+            let _ = stream.send_data(Bytes::new(), true);
+        }
         if receive.is_end_stream() {
             return Ok(Response::from_parts(head, Body::Empty));
         }
         let held = in_use.uploading(upload);
         let incoming = Incoming::of_answer(receive, &head.headers, held);
         Ok(Response::from_parts(head, Body::Http2(incoming)))
+    }
+}
+
+impl Shared {
+    /// Waits for the answer to a ping: by then the SETTINGS have come, which are
+    /// the first that a peer sends. Ready also when the connection has ended.
+    async fn settle(&self) {
+        poll_fn(|cx| match &mut *self.ping.borrow_mut() {
+            Some(ping) => {
+                // One that is under way already will do.
+                let _ = ping.send_ping(h2::Ping::opaque());
+                ping.poll_pong(cx).map(|_| ())
+            }
+            None => Poll::Ready(()),
+        })
+        .await;
     }
 }
 
@@ -205,6 +263,10 @@ async fn exchange(
             interims += 1;
             if interims > MAX_INTERIM {
                 let detail = "more than 64 interim answers";
+                return Poll::Ready(Err(ProxyError::new(Reason::MalformedResponse, detail)));
+            }
+            if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
+                let detail = "101 Switching Protocols, which HTTP/2 does not have";
                 return Poll::Ready(Err(ProxyError::new(Reason::MalformedResponse, detail)));
             }
             context.interim.send(interim.status(), interim.headers());

@@ -2,6 +2,7 @@
 
 mod batch;
 pub mod client;
+mod extended;
 mod floods;
 mod incoming;
 mod send;

@@ -40,6 +40,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(limits.streams)
+        .enable_connect_protocol()
         // More than the limit, so that a head beyond it gets an answer that says why.
         .max_header_list_size(u32::try_from(limits.header_bytes * 2).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(PENDING_RESETS)

@@ -16,10 +16,10 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
 use pin_project_lite::pin_project;
 
-use super::Incoming;
 use super::send::{self, Sender};
 use super::server::Active;
 use super::tunnel::Tunnel;
+use super::{Incoming, extended};
 use crate::base::timers::Timer;
 use crate::base::{ProxyError, Reason};
 use crate::codec::guard::{self, RequestFacts};
@@ -84,7 +84,7 @@ pub fn spawn<H: Handler>(
         handler: shared.1.clone(),
         active,
     };
-    match served.check(&head) {
+    match served.check(&mut head) {
         Ok(facts) => {
             let (body, tunnel, moved) = served.body(&head, receive, facts.upgrade);
             let exchange = Exchange {
@@ -124,8 +124,8 @@ impl Responder {
 }
 
 impl<H: Handler> Served<H> {
-    fn check(&self, head: &request::Parts) -> Result<RequestFacts, ProxyError> {
-        let facts = guard::check_http2_request(head)?;
+    fn check(&self, head: &mut request::Parts) -> Result<RequestFacts, ProxyError> {
+        let facts = extended::check(head)?;
         let target = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
         if target > self.context.limits.target {
             let detail = "the target is longer than limits.target";
@@ -151,7 +151,7 @@ impl<H: Handler> Served<H> {
         receive: RecvStream,
         upgrade: Upgrade,
     ) -> (Body, Option<RecvStream>, Option<Moved>) {
-        if upgrade == Upgrade::Connect {
+        if upgrade != Upgrade::No {
             return (Body::Empty, Some(receive), None);
         }
         if receive.is_end_stream() {
@@ -181,9 +181,12 @@ impl<H: Handler> Served<H> {
     /// Sends the head of the answer.
     fn answer(&self, response: Response<H::Body>, tunnel: Option<RecvStream>) -> Answering<H::Body> {
         let (mut head, mut body) = response.into_parts();
+        let takeover = body.takeover().zip(tunnel);
+        if takeover.is_some() {
+            extended::accepted(&mut head);
+        }
         strip(&mut head.headers);
         head.version = Version::HTTP_2;
-        let takeover = body.takeover().zip(tunnel);
         let bodiless = guard::has_no_body(&self.method, head.status);
         let end = takeover.is_none() && (bodiless || body.is_end_stream());
         if !end

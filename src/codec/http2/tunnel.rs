@@ -1,5 +1,5 @@
-//! A tunnel within an HTTP/2 stream (CONNECT, RFC 9113, section 8.5), as a
-//! stream of bytes.
+//! A tunnel within an HTTP/2 stream (CONNECT, RFC 9113, section 8.5; RFC 8441),
+//! as a stream of bytes.
 
 use std::io;
 use std::pin::Pin;
@@ -9,17 +9,26 @@ use bytes::{Buf, Bytes};
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::client::InUse;
+
 /// Reads DATA frames of one direction and writes those of the other.
 pub struct Tunnel {
     receive: RecvStream,
     send: SendStream<Bytes>,
     read: Bytes,
+    /// Held for as long as the stream lives.
+    _held: Option<InUse>,
 }
 
 impl Tunnel {
     /// The tunnel of an open stream.
     pub fn new(receive: RecvStream, send: SendStream<Bytes>) -> Self {
-        Self { receive, send, read: Bytes::new() }
+        Self { receive, send, read: Bytes::new(), _held: None }
+    }
+
+    /// The same on a connection of ours, which counts it.
+    pub fn held(receive: RecvStream, send: SendStream<Bytes>, held: InUse) -> Self {
+        Self { _held: Some(held), ..Self::new(receive, send) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Forwarding by the rules of RFC 9110, 9112 and 9113.
 
 mod bodies;
+mod extended;
 mod http1;
 mod http2;
 mod tunnels;
