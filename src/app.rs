@@ -1,7 +1,7 @@
 //! The composition root: the only place that wires the parts together.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -210,10 +210,20 @@ impl Bound {
         let listen = &model.listen;
         let workers = model.workers.max(1);
         let mut each: Vec<Vec<(TcpListener, Gate)>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut add = |listeners: Vec<TcpListener>, gate: &Gate| {
+            each.iter_mut().zip(listeners).for_each(|(mine, listener)| mine.push((listener, gate.clone())));
+        };
         let mut open = |key: &str, address: SocketAddr, gate: &Gate| {
             let listeners = proxy::bind(address, workers).map_err(|error| refused(key, address, &error))?;
             let bound = listeners[0].local_addr().unwrap_or(address);
-            each.iter_mut().zip(listeners).for_each(|(mine, listener)| mine.push((listener, gate.clone())));
+            add(listeners, gate);
+            // What is captured of IPv6 comes to the same port of IPv6.
+            if let Some(twin) = twin(address).filter(|_| !matches!(gate, Gate::Upstream(_))) {
+                match proxy::bind_ipv6(twin, workers) {
+                    Ok(listeners) => add(listeners, gate),
+                    Err(error) => tracing::debug!("{key}: {twin} can't be bound as well: {error}"),
+                }
+            }
             Ok(bound)
         };
         let inbound = open("listen.inbound", listen.inbound, &Gate::Inbound)?;
@@ -240,6 +250,16 @@ impl Bound {
         };
         Ok(Self { addresses, admin, probes, workers: each })
     }
+}
+
+/// The address of IPv6 that means the same, where a port is set.
+fn twin(address: SocketAddr) -> Option<SocketAddr> {
+    let ip = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv6Addr::UNSPECIFIED,
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => Ipv6Addr::LOCALHOST,
+        _ => return None,
+    };
+    (address.port() != 0).then(|| SocketAddr::new(ip.into(), address.port()))
 }
 
 fn refused(key: &str, address: SocketAddr, error: &std::io::Error) -> StartError {

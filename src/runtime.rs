@@ -118,15 +118,14 @@ async fn work(plan: Plan) {
 struct Doors {
     worker: Rc<Worker>,
     drain: Watch,
-    accepting: HashMap<Gate, JoinHandle<()>>,
+    /// A gate may have one for each family of addresses.
+    accepting: HashMap<Gate, Vec<JoinHandle<()>>>,
 }
 
 impl Doors {
     fn open(&mut self, listener: TcpListener, gate: Gate) {
         let task = proxy::accept(listener, gate.clone(), self.worker.clone(), self.drain.clone());
-        if let Some(old) = self.accepting.insert(gate, spawn_local(task)) {
-            old.abort();
-        }
+        self.accepting.entry(gate).or_default().push(spawn_local(task));
     }
 }
 
@@ -136,7 +135,7 @@ async fn obey(mut orders: UnboundedReceiver<Order>, mut doors: Doors) {
             Order::Apply(model) => doors.worker.apply(model),
             Order::Listen(listener, gate) => doors.open(listener, gate),
             Order::Close(gate, closed) => {
-                if let Some(task) = doors.accepting.remove(&gate) {
+                for task in doors.accepting.remove(&gate).unwrap_or_default() {
                     task.abort();
                     // The listener is gone when its task is.
                     let _ = task.await;

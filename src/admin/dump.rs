@@ -88,6 +88,7 @@ fn general(values: &mut Values<'_>, model: &Model) {
     values.put("workers", model.workers);
     values.put("drain.delay", text(model.drain.delay));
     values.put("drain.deadline", text(model.drain.deadline));
+    values.put("egress", model.egress.as_str());
     let propagate = model.telemetry.propagate.iter().map(|propagator| match propagator {
         Propagator::TraceContext => "tracecontext",
         Propagator::Baggage => "baggage",

@@ -3,11 +3,18 @@
 //!
 //! A worker asks for a name once and keeps the receiver; looking for news is
 //! one atomic load. Nobody but discovery writes a resolution.
+//!
+//! The other way round, from an address to the upstream that has it as an
+//! endpoint, is asked where a connection was captured and nothing names its
+//! target.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{Resolution, UpstreamName};
 
@@ -16,11 +23,24 @@ use super::{Resolution, UpstreamName};
 /// names is always followed.
 pub const MAX_UPSTREAMS: usize = 4096;
 
+/// The addresses are put together at most this often.
+const INDEX_PAUSE: Duration = Duration::from_millis(50);
+
 /// Shared between the control thread and all workers.
 #[derive(Clone)]
 pub struct Directory {
     entries: Arc<Mutex<Entries>>,
     wanted: mpsc::UnboundedSender<Subscription>,
+    addresses: Arc<Addresses>,
+}
+
+/// Which upstream has an address.
+#[derive(Default)]
+struct Addresses {
+    index: ArcSwap<HashMap<SocketAddr, UpstreamName>>,
+    /// Addresses that a source holds of names that nobody may have asked for.
+    written: Mutex<Vec<(SocketAddr, UpstreamName)>>,
+    news: Notify,
 }
 
 type Entries = HashMap<UpstreamName, watch::Sender<Resolution>>;
@@ -46,7 +66,7 @@ impl Directory {
     /// The stream is bounded by [`MAX_UPSTREAMS`].
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Subscription>) {
         let (wanted, names) = mpsc::unbounded_channel();
-        (Self { entries: Arc::default(), wanted }, names)
+        (Self { entries: Arc::default(), wanted, addresses: Arc::default() }, names)
     }
 
     /// Follows `name` from now on, if there is room. The first asker makes
@@ -87,6 +107,57 @@ impl Directory {
         }
     }
 
+    /// The upstream that has `address` as an endpoint, as far as is known: of
+    /// names that somebody asked for, and of those in [`Directory::write_down`].
+    pub fn at(&self, address: SocketAddr) -> Option<UpstreamName> {
+        self.addresses.index.load().get(&address).cloned()
+    }
+
+    /// Addresses that are known whether or not somebody has asked for their
+    /// names, in place of those of the last call.
+    pub fn write_down(&self, addresses: Vec<(SocketAddr, UpstreamName)>) {
+        *self.addresses.written.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+        self.index();
+    }
+
+    /// A resolution has changed: [`Directory::keep_index`] takes it over.
+    pub fn changed(&self) {
+        self.addresses.news.notify_one();
+    }
+
+    /// Keeps the way from addresses to names up to date, for as long as it is polled.
+    pub async fn keep_index(&self) {
+        loop {
+            self.addresses.news.notified().await;
+            self.index();
+            tokio::time::sleep(INDEX_PAUSE).await;
+        }
+    }
+
+    /// Of several names with one address the shortest wins, then the first by letters.
+    fn index(&self) {
+        let mut index: HashMap<SocketAddr, UpstreamName> = HashMap::new();
+        let mut add = |address: SocketAddr, name: &UpstreamName| {
+            let rank = |name: &UpstreamName| (name.as_str().len(), name.clone());
+            let held = index.entry(address).or_insert_with(|| name.clone());
+            if rank(name) < rank(held) {
+                held.clone_from(name);
+            }
+        };
+        for (address, name) in self.addresses.written.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            add(*address, name);
+        }
+        for (name, sender) in self.entries.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            // A literal address names nothing.
+            if let Resolution::Found(set) = &*sender.borrow()
+                && name.as_literal(0).is_none()
+            {
+                set.endpoints.iter().for_each(|endpoint| add(endpoint.address, name));
+            }
+        }
+        self.addresses.index.store(Arc::new(index));
+    }
+
     /// Every name with what is known of it, sorted by name.
     pub fn dump(&self) -> Vec<(UpstreamName, Resolution)> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,6 +186,31 @@ mod tests {
         assert!(directory.forget(&users));
         directory.watch(&users).unwrap();
         assert!(names.try_recv().is_ok(), "a new asker starts anew");
+    }
+
+    #[test]
+    fn an_address_leads_to_its_upstream() {
+        use crate::base::{Endpoint, EndpointSet};
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (directory, mut names) = Directory::new();
+        let set = |text: &str| {
+            let endpoints = vec![Endpoint::new(address(text))];
+            Resolution::Found(EndpointSet::new(endpoints, "static", std::time::SystemTime::UNIX_EPOCH))
+        };
+        for (name, at) in
+            [("users:80", "10.0.0.1:80"), ("users", "10.0.0.1:80"), ("10.0.0.9:80", "10.0.0.9:80")]
+        {
+            let _ = directory.watch(&UpstreamName::new(name)).unwrap();
+            names.try_recv().unwrap().sender.send_replace(set(at));
+        }
+        directory.write_down(vec![(address("10.0.0.2:5432"), UpstreamName::new("db"))]);
+        let at = |text: &str| directory.at(address(text)).map(|name| name.to_string());
+        assert_eq!(at("10.0.0.1:80").as_deref(), Some("users"), "the shortest of two names");
+        assert_eq!(at("10.0.0.2:5432").as_deref(), Some("db"), "nobody has asked for it");
+        assert_eq!(at("10.0.0.9:80"), None, "an address is no name");
+        assert_eq!(at("10.0.0.1:81"), None);
+        directory.write_down(Vec::new());
+        assert_eq!(at("10.0.0.2:5432"), None);
     }
 
     #[test]

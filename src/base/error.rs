@@ -26,6 +26,8 @@ pub enum Reason {
     ClientClosed,
     /// No route takes this request.
     NoRoute,
+    /// `egress` does not let the service call this.
+    EgressDenied,
     /// The request has passed through this sidecar already.
     LoopDetected,
     /// A limit of the sidecar itself is reached.
@@ -110,6 +112,8 @@ pub enum GrpcCode {
     Cancelled = 1,
     /// The deadline passed.
     DeadlineExceeded = 4,
+    /// The policy does not allow it.
+    PermissionDenied = 7,
     /// A limit is reached.
     ResourceExhausted = 8,
     /// No route takes the call.
@@ -139,13 +143,14 @@ pub struct ProxyError {
 
 impl Reason {
     /// Every reason, for the documentation's and the tests' sake.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::MalformedRequest,
         Self::TargetTooLong,
         Self::HeaderTooLarge,
         Self::RequestTimeout,
         Self::ClientClosed,
         Self::NoRoute,
+        Self::EgressDenied,
         Self::LoopDetected,
         Self::Overload,
         Self::ShuttingDown,
@@ -216,6 +221,14 @@ impl Reason {
                 Client,
                 "No route takes this request",
                 "Add a route to the policy, or correct the path; `pillion check` lists the routes.",
+            ),
+            Self::EgressDenied => (
+                "egress_denied",
+                403,
+                G::PermissionDenied,
+                Client,
+                "The service may not call this destination",
+                "Add the line in `detail` to a policy file, register the service, or set `egress: allow`.",
             ),
             Self::LoopDetected => (
                 "loop_detected",
@@ -372,6 +385,7 @@ impl GrpcCode {
         match self {
             Self::Cancelled => "CANCELLED",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::PermissionDenied => "PERMISSION_DENIED",
             Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
             Self::Unimplemented => "UNIMPLEMENTED",
             Self::Internal => "INTERNAL",

@@ -42,6 +42,9 @@ pub struct Main {
     pub drain: Option<Drain>,
     /// Where services are looked up, in this order. Default: `local`, then `dns`.
     pub discovery: Option<Vec<Source>>,
+    /// What the service may call.
+    #[schemars(extend("default" = "allow"))]
+    pub egress: Option<Egress>,
     /// Metrics, traces, logs.
     pub telemetry: Option<Telemetry>,
     /// Routes of calls to the service.
@@ -201,6 +204,17 @@ pub struct Drain {
     /// From closing the listeners to ending what still runs.
     #[schemars(extend("default" = "20s"))]
     pub deadline: Option<Pause>,
+}
+
+/// What the service may call.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Egress {
+    /// Everything.
+    Allow,
+    /// What a policy names in `to:`, and what a source of discovery other than
+    /// DNS knows.
+    RegisteredOnly,
 }
 
 /// One place where services are looked up; exactly one of the keys.

@@ -32,6 +32,8 @@ pub struct Model {
     pub drain: Drain,
     /// Sources in the order in which they are asked.
     pub discovery: Vec<Source>,
+    /// What the service may call.
+    pub egress: Egress,
     /// Metrics, traces, logs.
     pub telemetry: Telemetry,
     /// The upstreams that a policy names.
@@ -108,6 +110,16 @@ pub struct Drain {
     pub delay: Duration,
     /// From closing the listeners to ending what still runs; default 20 s.
     pub deadline: Duration,
+}
+
+/// `egress`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Egress {
+    /// Everything; the default.
+    #[default]
+    Allow,
+    /// What a policy names, and what a source of discovery other than DNS knows.
+    RegisteredOnly,
 }
 
 /// One entry of `discovery`.
@@ -330,6 +342,16 @@ pub enum HashOn {
     Source,
 }
 
+impl Egress {
+    /// The word that the file uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::RegisteredOnly => "registered_only",
+        }
+    }
+}
+
 impl Default for Drain {
     fn default() -> Self {
         Self { delay: Duration::from_secs(2), deadline: Duration::from_secs(20) }
@@ -410,6 +432,7 @@ impl Model {
             limits: Limits::default(),
             drain: Drain::default(),
             discovery: Vec::new(),
+            egress: Egress::default(),
             telemetry: Telemetry::default(),
             upstreams: BTreeMap::new(),
             inbound: Vec::new(),

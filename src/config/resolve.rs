@@ -15,8 +15,8 @@ use self::ports::Port;
 use super::expand::Environment;
 use super::form;
 use super::model::{
-    Dns, Drain, Health, Limits, Listen, Local, Locality, Model, Propagator, RoutePolicy, Service, Source,
-    Telemetry,
+    Dns, Drain, Egress, Health, Limits, Listen, Local, Locality, Model, Propagator, RoutePolicy, Service,
+    Source, Telemetry,
 };
 use super::problem::{Problem, Problems};
 use super::text::Size;
@@ -126,6 +126,9 @@ pub(super) fn resolve(
     if let Some(sources) = &main.discovery {
         model.discovery = discovery::discovery(sources, at.key("discovery"), environment, problems);
     }
+    if let Some(form::Egress::RegisteredOnly) = main.egress {
+        model.egress = Egress::RegisteredOnly;
+    }
     if let Some(propagate) = main.telemetry.as_ref().and_then(|telemetry| telemetry.propagate.as_ref()) {
         model.telemetry.propagate = self::propagate(propagate);
     }
@@ -161,6 +164,7 @@ pub(super) fn model(name: UpstreamName, address: Option<SocketAddr>, environment
             Source::Local(Local { directory: discovery::local_directory(environment), register: true }),
             Source::Dns(Dns::default()),
         ],
+        egress: Egress::default(),
         telemetry: Telemetry::default(),
         upstreams: BTreeMap::new(),
         inbound: Vec::new(),

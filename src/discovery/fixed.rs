@@ -12,7 +12,7 @@ use super::answer::Answer;
 use super::dns::{Lookup, Resolver};
 use super::source::{Outlet, jittered, pause_after_failures};
 use crate::base::{Endpoint, Protocol, UpstreamName};
-use crate::config::model::StaticEndpoint;
+use crate::config::model::{self, StaticEndpoint};
 
 /// The `static` source.
 pub(super) struct Fixed {
@@ -81,6 +81,21 @@ impl Fixed {
             Lookup::Failed(why) => (Err(format!("{}: {why}", entry.host).into()), None),
         }
     }
+}
+
+/// The addresses that stand in the file, and whose they are.
+pub(super) fn addresses(sources: &[model::Source]) -> Vec<(SocketAddr, UpstreamName)> {
+    let services = sources.iter().filter_map(|source| match source {
+        model::Source::Static(services) => Some(services),
+        _ => None,
+    });
+    let each = services.flatten().flat_map(|(name, entries)| entries.iter().map(move |entry| (name, entry)));
+    let address = |(name, entry): (&UpstreamName, &StaticEndpoint)| {
+        let host = entry.host.trim_start_matches('[').trim_end_matches(']');
+        let ip: IpAddr = host.parse().ok()?;
+        Some((SocketAddr::new(ip, entry.port), name.clone()))
+    };
+    each.filter_map(address).collect()
 }
 
 fn endpoints(entries: &[StaticEndpoint], addresses: &[Vec<IpAddr>]) -> Vec<Endpoint> {

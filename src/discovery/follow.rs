@@ -117,6 +117,7 @@ impl Follower {
                     if idle >= IDLE_LOOKS && self.directory.forget(&self.name) {
                         tracing::debug!(name = %self.name, "let go: nobody has read it for a minute");
                         self.count(None);
+                        self.directory.changed();
                         return;
                     }
                 }
@@ -206,6 +207,7 @@ impl Follower {
             Resolution::Found(set) => Some((set.source, set.endpoints.len())),
             _ => None,
         });
+        let mut changed = false;
         self.sender.send_if_modified(|held| {
             let news = match (&*held, &resolution) {
                 (Resolution::Found(old), Resolution::Found(new)) => {
@@ -214,8 +216,12 @@ impl Follower {
                 (old, new) => old != new,
             };
             *held = resolution;
+            changed = news;
             news
         });
+        if changed {
+            self.directory.changed();
+        }
     }
 
     fn count(&mut self, endpoints: Option<(&'static str, usize)>) {

@@ -70,6 +70,9 @@ impl Discovery {
         let mut followers = JoinSet::new();
         let mut discovery = self.config.borrow_and_update().discovery.clone();
         let setup = watch::Sender::new(Setup::new(&discovery, &[]));
+        self.directory.write_down(fixed::addresses(&discovery));
+        let directory = self.directory.clone();
+        followers.spawn(async move { directory.keep_index().await });
         followers.spawn(answered(self.directory.clone(), self.config.borrow().clone(), first_answers));
         let counts = follow::Counts::new(self.metrics.clone());
         let mut reloads = true;
@@ -80,6 +83,7 @@ impl Discovery {
                     let model = self.config.borrow_and_update().clone();
                     if model.discovery != discovery {
                         discovery.clone_from(&model.discovery);
+                        self.directory.write_down(fixed::addresses(&discovery));
                         setup.send_modify(|setup| *setup = Setup::new(&discovery, &setup.chain));
                     }
                 }

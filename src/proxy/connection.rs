@@ -38,6 +38,8 @@ pub struct Door {
     pub peer: SocketAddr,
     /// Where every request goes, whatever its authority.
     pub fixed: Option<UpstreamName>,
+    /// Where it was going before the kernel turned it to us.
+    pub original: Option<SocketAddr>,
     /// The limits in force when it was accepted.
     pub context: Rc<ServerContext>,
 }
@@ -74,6 +76,7 @@ impl Door {
             direction: self.direction,
             peer: self.peer,
             fixed: Some(upstream),
+            original: None,
             context: self.context.clone(),
         }
     }
@@ -95,7 +98,7 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConne
         Protocol::Tcp => (First::Opaque, None),
         _ => detect::first(&tcp, &context, only_http).await,
     };
-    let door = Rc::new(Door { worker, direction, peer, fixed, context });
+    let door = Rc::new(Door { worker, direction, peer, fixed, original: None, context });
     count(&door, first);
     match first {
         First::Nothing => {
@@ -146,7 +149,8 @@ async fn opaque(door: &Rc<Door>, stream: Stream) {
     }
 }
 
-fn count(door: &Door, first: First) {
+/// Counts a connection by what is spoken on it.
+pub fn count(door: &Door, first: First) {
     let protocol = match first {
         First::Http1 => "http1",
         First::Http2 => "http2",

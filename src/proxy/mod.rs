@@ -2,10 +2,13 @@
 //! Read `request.rs` first.
 
 mod answer;
+mod captured;
 mod connection;
 mod deadline;
 mod detect;
+mod egress;
 mod listener;
+mod original;
 mod prepare;
 mod relay;
 mod reply;
@@ -18,7 +21,7 @@ mod worker;
 
 pub use answer::Answer;
 pub use connection::{Door, Gate};
-pub use listener::{accept, bind};
+pub use listener::{accept, bind, bind_ipv6};
 pub use router::Router;
 pub use stack::{Attempt, BoxedStack, Call, Layer};
 pub use worker::{Instance, Worker};

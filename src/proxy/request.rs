@@ -6,7 +6,7 @@
 //! when it is dropped on the way.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response, request};
 use tower::{Service as _, ServiceExt as _};
@@ -14,10 +14,14 @@ use tower::{Service as _, ServiceExt as _};
 use super::connection::Door;
 use super::router::Route;
 use super::stack::{self, Call};
-use super::{Answer, answer, prepare, reply, tunnel};
+use super::{Answer, answer, egress, prepare, reply, tunnel};
 use crate::base::ProxyError;
 use crate::codec::{Body, Exchange, Upgrade};
 use crate::telemetry::record::Record;
+use crate::upstream::Upstream;
+
+/// How long a captured request waits for what discovery says of its name.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// What a request becomes once it is known where it goes.
 enum Prepared {
@@ -25,6 +29,41 @@ enum Prepared {
     Call(Rc<Call>),
     /// A tunnel to it.
     Tunnel(Rc<Route>, Instant),
+}
+
+/// A captured request that waits for what discovery says of its name before it
+/// has a route.
+struct Later {
+    upstream: Rc<Upstream>,
+    head: request::Parts,
+    exchange: Exchange,
+}
+
+impl Later {
+    /// Waits, but not for long: without the name there is the first destination.
+    async fn prepare(self: Box<Self>, door: &Rc<Door>, record: &mut Record) -> Result<Prepared, ProxyError> {
+        self.upstream.answered(FIRST_ANSWER, &door.worker.timers).await;
+        prepare(door, self.head, self.exchange, record)
+    }
+}
+
+impl Prepared {
+    fn route(&self) -> &Route {
+        match self {
+            Self::Call(call) => &call.route,
+            Self::Tunnel(route, _) => route,
+        }
+    }
+
+    /// Whether `egress` has nothing to say about it.
+    fn is_open(&self, door: &Door) -> bool {
+        egress::is_open(door, self.route())
+    }
+
+    async fn admit(self, door: &Door) -> Result<Self, ProxyError> {
+        egress::admit(door, self.route()).await?;
+        Ok(self)
+    }
 }
 
 /// Answers one request. What needs no waiting is done at once, so that the
@@ -37,8 +76,19 @@ pub fn serve(
     let (head, body) = request.into_parts();
     let mut record = Record::begin(door.worker.unrouted(door.direction), &head.method, exchange.received);
     let form = reply::Form::of(&head);
-    let prepared = prepare(&door, head, exchange, &mut record);
+    let prepared = match door.router().unanswered(&door, exchange.authority.as_ref()) {
+        None => Ok(prepare(&door, head, exchange, &mut record)),
+        Some(upstream) => Err(Box::new(Later { upstream, head, exchange })),
+    };
     async move {
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(later) => Box::pin(later.prepare(&door, &mut record)).await,
+        };
+        let prepared = match prepared {
+            Ok(prepared) if !prepared.is_open(&door) => Box::pin(prepared.admit(&door)).await,
+            prepared => prepared,
+        };
         let answered = match prepared {
             Ok(Prepared::Call(call)) => attempt(&door, call, body).await.map(Ok),
             Ok(Prepared::Tunnel(route, since)) => Box::pin(tunnel::open(&door, route, since)).await.map(Err),

@@ -1,11 +1,13 @@
 //! The routes of one model, as one worker holds them: matched, with their
 //! metrics, budget and upstream at hand.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::request;
 
@@ -21,6 +23,8 @@ use crate::upstream::Upstream;
 
 /// Upstreams without a policy that keep their route at hand.
 const MAX_OTHERS: usize = 1024;
+/// How often the log is told that one destination is refused.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// See the module's text.
 pub struct Router {
@@ -30,6 +34,10 @@ pub struct Router {
     inbound: Option<Routes>,
     outbound: HashMap<UpstreamName, Routes>,
     others: RefCell<HashMap<UpstreamName, Rc<Route>>>,
+    /// Routes to where captured connections were going.
+    addresses: RefCell<HashMap<(Direction, SocketAddr), Rc<Route>>>,
+    /// When the log was told of what `egress` refuses.
+    refused: RefCell<HashMap<UpstreamName, Instant>>,
 }
 
 /// The routes to one upstream.
@@ -108,7 +116,15 @@ impl Router {
             let routes = model.outbound.iter().filter(|route| route.to.as_ref() == Some(name));
             outbound.insert(name.clone(), Routes::new(&target, catch_all, routes));
         }
-        Self { model, limits, inbound, outbound, others: RefCell::default() }
+        Self {
+            model,
+            limits,
+            inbound,
+            outbound,
+            others: RefCell::default(),
+            addresses: RefCell::default(),
+            refused: RefCell::default(),
+        }
     }
 
     /// The route of a request.
@@ -134,26 +150,113 @@ impl Router {
                 None => self.other(name.as_str(), door),
             };
         }
-        let Some(authority) = authority else {
-            let detail = "the request names no host, so there is nowhere to send it";
-            return Err(ProxyError::unsent(Reason::NoRoute, detail));
-        };
-        let full;
-        let name = match authority.port() {
-            None | Some(80) => host,
-            Some(port) => {
-                full = format!("{host}:{port}");
-                if !self.outbound.contains_key(&*full) && self.outbound.contains_key(host) {
-                    host
-                } else {
-                    &full
-                }
+        let name = authority.map(|authority| self.name_of(authority));
+        match (name, door.original) {
+            (Some(name), _) if self.outbound.contains_key(&*name) => Ok(found(&self.outbound[&*name])),
+            (name, Some(original)) => self.captured(name.as_deref(), original, door, found),
+            (Some(name), None) => self.other(&name, door),
+            (None, None) => {
+                let detail = "the request names no host, so there is nowhere to send it";
+                Err(ProxyError::unsent(Reason::NoRoute, detail))
             }
-        };
-        match self.outbound.get(name) {
-            Some(routes) => Ok(found(routes)),
-            None => self.other(name, door),
         }
+    }
+
+    /// The upstream that an authority names. Where a policy names only the
+    /// host, the port makes no difference.
+    fn name_of<'a>(&self, authority: &'a Authority) -> Cow<'a, str> {
+        let host = authority.host();
+        match authority.port() {
+            None | Some(80) => host.into(),
+            Some(port) => {
+                let full = format!("{host}:{port}");
+                let only_host = !self.outbound.contains_key(&*full) && self.outbound.contains_key(host);
+                if only_host { host.into() } else { full.into() }
+            }
+        }
+    }
+
+    /// The route of a captured request whose authority no policy names: the
+    /// upstream of that name if a source knows it, but for DNS, which knows the
+    /// whole world; the one that has the first destination as an endpoint; the
+    /// name by DNS; at last the first destination itself.
+    fn captured(
+        &self,
+        name: Option<&str>,
+        original: SocketAddr,
+        door: &Door,
+        found: impl Fn(&Routes) -> Rc<Route>,
+    ) -> Result<Rc<Route>, ProxyError> {
+        let named = name.filter(|name| !is_literal(name)).and_then(|name| self.other(name, door).ok());
+        let known = named.as_ref().and_then(|route| route.upstream.known().flatten());
+        let by_name = named.filter(|_| known.is_some());
+        match (by_name, door.worker.table.at(original)) {
+            (Some(route), _) if known != Some("dns") => Ok(route),
+            (_, Some(name)) => match self.outbound.get(&name) {
+                Some(routes) => Ok(found(routes)),
+                None => self.other(name.as_str(), door),
+            },
+            (Some(route), None) => Ok(route),
+            (None, None) => match self.outbound.get(&*original.to_string()) {
+                Some(routes) => Ok(found(routes)),
+                None => Ok(self.to_address(original, door.direction, &door.worker)),
+            },
+        }
+    }
+
+    /// The upstream that a captured request names, where no source has said yet
+    /// whether it knows it.
+    pub fn unanswered(&self, door: &Door, authority: Option<&Authority>) -> Option<Rc<Upstream>> {
+        door.original?;
+        let name = self.name_of(authority?);
+        if self.outbound.contains_key(&*name) || is_literal(&name) {
+            return None;
+        }
+        let upstream = self.other(&name, door).ok()?.upstream.clone();
+        upstream.known().is_none().then_some(upstream)
+    }
+
+    /// The route to where a captured connection was going.
+    pub fn to_address(&self, address: SocketAddr, direction: Direction, worker: &Worker) -> Rc<Route> {
+        let now = Instant::now();
+        let key = (direction, address);
+        if let Some(route) = self.addresses.borrow().get(&key) {
+            route.last_used.set(now);
+            return route.clone();
+        }
+        let name = UpstreamName::new(&address.to_string());
+        if direction == Direction::Outbound
+            && let Some(routes) = self.outbound.get(&name)
+        {
+            return routes.catch_all.clone();
+        }
+        let upstream = Upstream::fixed(name, vec![base::Endpoint::new(address)], &worker.metrics);
+        let protocol = Protocol::Auto;
+        let target = Target { direction, upstream, protocol, limits: &self.limits, worker, now };
+        let policy = match direction {
+            Direction::Inbound => &self.model.inbound_defaults,
+            Direction::Outbound => &self.model.defaults,
+        };
+        let route = Rc::new(target.route("".into(), policy, None));
+        let mut addresses = self.addresses.borrow_mut();
+        if addresses.len() < MAX_OTHERS {
+            addresses.insert(key, route.clone());
+        }
+        route
+    }
+
+    /// Whether the log should hear again that `name` is refused.
+    pub fn tell_refused(&self, name: &UpstreamName) -> bool {
+        let now = Instant::now();
+        let mut refused = self.refused.borrow_mut();
+        if refused.get(name).is_some_and(|then| now.saturating_duration_since(*then) < TELL_AGAIN) {
+            return false;
+        }
+        if refused.len() >= MAX_OTHERS {
+            refused.clear();
+        }
+        refused.insert(name.clone(), now);
+        true
     }
 
     /// The catch-all to an upstream, for opaque streams.
@@ -174,8 +277,13 @@ impl Router {
         if let Some(inbound) = &self.inbound {
             inbound.catch_all.upstream.sweep(now);
         }
-        self.others.borrow_mut().retain(|_, route| {
+        let is_used = |route: &Rc<Route>| {
             Rc::strong_count(route) > 1 || now.saturating_duration_since(route.last_used.get()).as_secs() < 60
+        };
+        self.others.borrow_mut().retain(|_, route| is_used(route));
+        self.addresses.borrow_mut().retain(|_, route| {
+            route.upstream.sweep(now);
+            is_used(route)
         });
     }
 
@@ -212,6 +320,10 @@ impl Router {
         }
         Ok(route)
     }
+}
+
+fn is_literal(name: &str) -> bool {
+    UpstreamName::new(name).as_literal(0).is_some()
 }
 
 impl Routes {

@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connection::{self, Door};
 use super::detect::{self, First};
-use super::relay;
 use super::router::Route;
+use super::{captured, relay};
 use crate::base::{Protocol, ProxyError, Reason};
 use crate::codec::{Stream, Takeover};
 use crate::telemetry::names;
@@ -94,7 +94,10 @@ async fn look(mut caller: Stream, door: &Door, only_http: bool) -> (First, Optio
 /// Connects an opaque stream to an endpoint of the route's upstream.
 pub async fn opaque(door: &Door, route: &Route, caller: Stream) {
     match dial(door, route).await {
-        Ok(upstream) => copy(door, route, caller, upstream).await,
+        Ok(upstream) => {
+            let _mark = captured::mark(door, &upstream.0);
+            copy(door, route, caller, upstream).await;
+        }
         Err(error) => {
             // There is no way to tell the caller but to close.
             tracing::warn!(upstream = %route.upstream.name, %error, "an opaque connection was closed");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::HeaderValue;
 use metrics::Gauge;
 
+use super::original::Dialled;
 use super::router::Router;
 use super::stack::Layer;
 use crate::base::UpstreamName;
@@ -25,11 +26,13 @@ use crate::upstream::snapshot::EndpointStats;
 /// How often idle connections are swept and gauges are brought up to date.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
-/// What tells this sidecar from all others, for `Via`.
-#[derive(Clone, Debug)]
+/// What tells this sidecar from all others: for `Via`, and where a connection
+/// comes back.
+#[derive(Clone)]
 pub struct Instance {
     inbound: HeaderValue,
     outbound: HeaderValue,
+    dialled: Dialled,
 }
 
 /// See the module's text.
@@ -80,7 +83,7 @@ impl Instance {
             let text = format!("1.1 {plain}-{direction}-{mark:08x}");
             HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("1.1 pillion"))
         };
-        Self { inbound: via("in"), outbound: via("out") }
+        Self { inbound: via("in"), outbound: via("out"), dialled: Dialled::default() }
     }
 
     /// The element of `Via` for a direction.
@@ -170,6 +173,11 @@ impl Worker {
     /// The element of `Via` for a direction.
     pub fn via(&self, direction: Direction) -> &HeaderValue {
         self.instance.via(direction)
+    }
+
+    /// The connections that captured ones were continued with, of all workers.
+    pub fn dialled(&self) -> &Dialled {
+        &self.instance.dialled
     }
 
     /// Metrics of requests whose route is not known.

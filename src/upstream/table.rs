@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ use crate::telemetry::Metrics;
 
 /// How long the first request of an upstream waits for discovery.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// What stands for the source of an upstream whose endpoints never change.
+pub const FIXED: &str = "fixed";
 /// How long an upstream is kept that nobody calls.
 const UNUSED: Duration = Duration::from_secs(300);
 
@@ -71,6 +74,11 @@ impl Table {
         upstream
     }
 
+    /// The upstream that has `address` as an endpoint, as far as is known.
+    pub fn at(&self, address: SocketAddr) -> Option<UpstreamName> {
+        self.directory.at(address)
+    }
+
     /// Closes idle connections, and lets go of upstreams that nobody calls
     /// unless `keep` says otherwise.
     pub fn sweep(&self, now: Instant, keep: impl Fn(&UpstreamName) -> bool) {
@@ -120,6 +128,34 @@ impl Upstream {
         self.current().unwrap_or_else(|| {
             Err(ProxyError::unsent(Reason::DiscoveryFailed, "no source of discovery has answered yet"))
         })
+    }
+
+    /// Whether a source of discovery knows it, and which; `None` while none has
+    /// answered.
+    pub fn known(&self) -> Option<Option<&'static str>> {
+        let resolution = self.resolution.borrow();
+        let Some(news) = resolution.as_ref() else { return Some(Some(FIXED)) };
+        match &*news.borrow() {
+            Resolution::Pending => None,
+            Resolution::Found(EndpointSet { source, .. }) | Resolution::Empty { source } => {
+                Some(Some(source))
+            }
+            Resolution::Unknown | Resolution::Failed { .. } => Some(None),
+        }
+    }
+
+    /// The same, once a source has answered; waits for that in at most `limit`.
+    pub async fn answered(&self, limit: Duration, timers: &Timers) -> Option<Option<&'static str>> {
+        if let Some(known) = self.known() {
+            return Some(known);
+        }
+        let mut news = self.resolution.borrow().clone()?;
+        let mut timer = timers.at(Instant::now() + limit);
+        tokio::select! {
+            _ = news.wait_for(|resolution| *resolution != Resolution::Pending) => {}
+            () = timer.fired() => {}
+        }
+        self.known()
     }
 
     /// Closes idle connections of a fixed upstream.

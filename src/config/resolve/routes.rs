@@ -220,7 +220,8 @@ fn outbound(
 
 fn defined(name: &UpstreamName, at: At<'_>, known: &Known, problems: &mut Problems) {
     let Known::Only(names) = known else { return };
-    if names.contains(name) {
+    // An address needs no source.
+    if names.contains(name) || name.as_literal(0).is_some() {
         return;
     }
     let message = format!("nothing is known of the upstream `{}`: `static` is the only source", at.shown());

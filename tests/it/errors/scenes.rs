@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use pillion::base::{Origin, Reason, UpstreamName};
 use pillion::config::Model;
-use pillion::config::model::{Dns, Pattern, Retry, RetryOn, Route, RoutePolicy, Segment, Source, Timeout};
+use pillion::config::model::{
+    Dns, Egress, Pattern, Retry, RetryOn, Route, RoutePolicy, Segment, Source, Timeout,
+};
 
 use crate::support::sidecar::Setup;
 use crate::support::wire::Wire;
@@ -57,6 +59,10 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
         scene(Reason::RequestTimeout, setup).raw("GET / HTTP/1.1\r\nHos").only_http1()
     }),
     (Reason::NoRoute, no_route),
+    (Reason::EgressDenied, || {
+        let only = |model: &mut Model| model.egress = Egress::RegisteredOnly;
+        scene(Reason::EgressDenied, sidecar("front").empty("others").with(only))
+    }),
     (Reason::LoopDetected, loop_detected),
     (Reason::Overload, overload),
     (Reason::ShuttingDown, shutting_down),

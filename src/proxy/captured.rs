@@ -1,0 +1,123 @@
+//! A connection that the kernel turned to us: where it goes.
+//!
+//! Inbound: calls for the service's own port are served as always; others go
+//! on to the address that they were for. Outbound: HTTP request by request
+//! (see [`Router::find`]), anything else to the upstream that has its
+//! destination as an endpoint, and where there is none to that destination.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use super::connection::{self, Door, Gate};
+use super::detect::{self, First};
+use super::original::{self, Mark};
+use super::router::{Route, Router};
+use super::worker::{OpenConnection, Worker};
+use super::{egress, tunnel};
+use crate::base::{Protocol, Reason};
+use crate::codec::Stream;
+use crate::telemetry::names;
+
+/// How long a caller may be silent before its protocol is taken for one whose
+/// server speaks first.
+const SPEAK: Duration = Duration::from_millis(150);
+
+/// Serves a connection that was going to `original`.
+pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConnection, original: SocketAddr) {
+    let worker = open.worker().clone();
+    let router = worker.router();
+    let direction = gate.direction();
+    let metrics = worker.metrics.clone();
+    let count = |target| metrics.counter(&names::CAPTURED, &[direction.as_str(), target]).increment(1);
+    if gate == Gate::Inbound {
+        let service = router.model.service.address.map(|address| address.port());
+        if service == Some(original.port()) || !original::is_local(&tcp, original.ip()) {
+            count("service");
+            return connection::serve(tcp, peer, gate, open).await;
+        }
+    }
+    if original::is_own(&gate, original, peer, &router.model) || worker.dialled().holds(peer, original) {
+        count("loop");
+        return refuse_loop(&worker, &gate, original, peer);
+    }
+    let _ = tcp.set_nodelay(true);
+    let context = worker.context();
+    let door = Rc::new(Door { worker, direction, peer, fixed: None, original: Some(original), context });
+    let worker = &door.worker;
+    if gate == Gate::Inbound {
+        count("address");
+        connection::count(&door, First::Opaque);
+        let route = router.to_address(original, direction, worker);
+        drop(router);
+        return tunnel::opaque(&door, &route, Stream::from(tcp)).await;
+    }
+    let (route, target) = router.to_original(original, &door);
+    drop(router);
+    let (first, begun) = match route.protocol {
+        Protocol::Tcp => (First::Opaque, None),
+        protocol => detect(&tcp, &door, protocol).await,
+    };
+    connection::count(&door, first);
+    match first {
+        First::Nothing => {}
+        First::Http1 | First::Http2 => {
+            count("http");
+            connection::http(door, Stream::from(tcp), first, begun).await;
+        }
+        First::Opaque => match egress::admit(&door, &route).await {
+            Ok(()) => {
+                count(target);
+                tunnel::opaque(&door, &route, Stream::from(tcp)).await;
+            }
+            Err(error) => {
+                count("denied");
+                route.metrics.failed(error.reason);
+            }
+        },
+    }
+    drop(open);
+}
+
+/// What is spoken, where the caller speaks first.
+async fn detect(tcp: &TcpStream, door: &Door, protocol: Protocol) -> (First, Option<Instant>) {
+    let only_http = protocol != Protocol::Auto;
+    let first = detect::first(tcp, &door.context, only_http);
+    if only_http {
+        return first.await;
+    }
+    let mut timer = door.worker.timers.at(Instant::now() + SPEAK);
+    tokio::select! {
+        biased;
+        first = first => first,
+        () = timer.fired() => (First::Opaque, None),
+    }
+}
+
+/// Remembers a connection that continues a captured one.
+pub fn mark(door: &Door, upstream: &Stream) -> Option<Mark> {
+    door.original?;
+    door.worker.dialled().mark(upstream.tcp()?)
+}
+
+fn refuse_loop(worker: &Worker, gate: &Gate, original: SocketAddr, peer: SocketAddr) {
+    worker.unrouted(gate.direction()).failed(Reason::LoopDetected);
+    tracing::warn!(
+        %original, %peer,
+        "loop_detected: a captured connection leads back to this sidecar; it must run as a user that \
+         `pillion redirect --skip-uid` names"
+    );
+}
+
+impl Router {
+    /// The route of a captured connection that is not HTTP, and how it was found.
+    fn to_original(&self, original: SocketAddr, door: &Door) -> (Rc<Route>, &'static str) {
+        let found = door.worker.table.at(original).and_then(|name| self.route_to(&name, door).ok());
+        match found {
+            Some(route) => (route, "endpoint"),
+            None => (self.to_address(original, door.direction, &door.worker), "address"),
+        }
+    }
+}
