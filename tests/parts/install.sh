@@ -69,3 +69,29 @@ if ! cmp -s "$parts/requirements.txt" "$python/requirements.txt"; then
         { tail -20 "$PILLION_CACHE/pip.log" >&2 && die "pip failed"; }
     cp "$parts/requirements.txt" "$python/requirements.txt"
 fi
+
+# Go's tools: gRPC's own client and server of the interoperability cases, a
+# client for the command line, and the conformance tests of HTTP/2.
+bin=$PILLION_CACHE/bin
+go_log=$PILLION_CACHE/go.log
+# go_tool PACKAGE VERSION NAME: the program of a Go package as $bin/NAME.
+go_tool() {
+    local wanted="$1@$2"
+    [[ ! -x $bin/$3 || $(cat "$bin/.$3" 2> /dev/null) != "$wanted" ]] || return 0
+    say "installs $3"
+    GOBIN=$bin/new go install "$wanted" > "$go_log" 2>&1 || { tail -20 "$go_log" >&2 && die "go install $wanted failed"; }
+    mv "$bin/new/$(basename "$1")" "$bin/$3"
+    echo "$wanted" > "$bin/.$3"
+}
+mkdir -p "$bin/new"
+go_tool google.golang.org/grpc/interop/client v1.85.0 grpc-go-client
+go_tool google.golang.org/grpc/interop/server v1.85.0 grpc-go-server
+go_tool github.com/fullstorydev/grpcurl/cmd/grpcurl v1.9.4 grpcurl
+go_tool github.com/summerwind/h2spec/cmd/h2spec v2.2.1+incompatible h2spec
+go build -C "$parts/grpc-go" -o "$bin/grpc-go-errors" . > "$go_log" 2>&1 ||
+    { tail -20 "$go_log" >&2 && die "tests/parts/grpc-go was not built"; }
+
+# tonic's client and server of the same cases.
+CARGO_TARGET_DIR=$PILLION_CACHE/tonic-interop cargo build --locked \
+    --manifest-path "$parts/tonic-interop/Cargo.toml" > "$PILLION_CACHE/tonic.log" 2>&1 ||
+    { tail -20 "$PILLION_CACHE/tonic.log" >&2 && die "tests/parts/tonic-interop was not built"; }

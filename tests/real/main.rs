@@ -6,6 +6,8 @@
 // A test fails by a panic.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod grpc;
+mod h2spec;
 mod parts;
 #[allow(dead_code, unused_imports, reason = "shared with the tests in process")]
 #[path = "../it/support/mod.rs"]

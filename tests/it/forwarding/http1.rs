@@ -170,18 +170,8 @@ fn absolute_form_is_routed_by_its_authority() {
 fn each_upstream_may_have_a_local_port() {
     let _turn = beside_others();
     let backend = Recorder::start();
-    let sidecar = crate::support::sidecar("front")
-        .upstream("users", backend.address())
-        .with(|model| {
-            let upstream = pillion::config::model::Upstream {
-                protocol: pillion::base::Protocol::Auto,
-                listen: Some(([127, 0, 0, 1], 0).into()),
-                policy: pillion::config::model::RoutePolicy::default(),
-                origin: None,
-            };
-            model.upstreams.insert(pillion::base::UpstreamName::new("users"), upstream);
-        })
-        .start();
+    let sidecar =
+        crate::support::sidecar("front").upstream("users", backend.address()).local_port("users").start();
     let (name, address) = sidecar.at.upstreams.first_key_value().expect("a local port");
     assert_eq!(name.as_str(), "users");
     // The authority does not matter there.

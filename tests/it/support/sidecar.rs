@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use pillion::app::{Addresses, App, Options};
-use pillion::base::UpstreamName;
 use pillion::base::readiness::State;
+use pillion::base::{Protocol, UpstreamName};
 use pillion::config::Model;
-use pillion::config::model::{Source, StaticEndpoint};
+use pillion::config::model::{RoutePolicy, Source, StaticEndpoint, Upstream};
 
 use super::client;
 use super::server::until;
@@ -50,6 +50,15 @@ impl Setup {
     /// An upstream that is known and has no endpoint.
     pub fn empty(mut self, name: &str) -> Self {
         self.known.entry(UpstreamName::new(name)).or_default();
+        self
+    }
+
+    /// A local port whose every connection goes to this upstream.
+    pub fn local_port(mut self, name: &str) -> Self {
+        let listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let (protocol, policy) = (Protocol::Auto, RoutePolicy::default());
+        let block = Upstream { protocol, listen, policy, origin: None };
+        self.model.upstreams.insert(UpstreamName::new(name), block);
         self
     }
 
