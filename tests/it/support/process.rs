@@ -26,8 +26,9 @@ pub struct Setup {
 
 /// Killed by its drop, unless it has ended before.
 pub struct Process {
-    child: Child,
-    folder: TempDir,
+    pub child: Child,
+    /// Of its files.
+    pub folder: TempDir,
     said: Arc<Mutex<Vec<String>>>,
     readers: Vec<JoinHandle<()>>,
     pub inbound: SocketAddr,
