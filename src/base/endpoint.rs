@@ -4,24 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
-
-/// What a service speaks on its port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// What the caller speaks: HTTP/2 calls go on as HTTP/2, all others as HTTP/1.1.
-    #[default]
-    Auto,
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2 by prior knowledge.
-    Http2,
-    /// HTTP/2 by prior knowledge, with gRPC's errors.
-    Grpc,
-    /// Opaque bytes.
-    Tcp,
-}
+use super::Protocol;
 
 /// One address of an upstream.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,18 +64,5 @@ impl EndpointSet {
         endpoints.sort_by_key(|endpoint| endpoint.address);
         endpoints.dedup_by_key(|endpoint| endpoint.address);
         Self { endpoints: endpoints.into(), source, as_of }
-    }
-}
-
-impl Protocol {
-    /// The word that a policy file uses.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Http1 => "http1",
-            Self::Http2 => "http2",
-            Self::Grpc => "grpc",
-            Self::Tcp => "tcp",
-        }
     }
 }

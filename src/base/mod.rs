@@ -9,11 +9,13 @@ pub mod endpoint;
 pub mod error;
 pub mod limits;
 pub mod origin;
+pub mod protocol;
 pub mod readiness;
 pub mod timers;
 
 pub use address::{Authority, UpstreamName};
-pub use endpoint::{Endpoint, EndpointSet, Protocol, Resolution};
+pub use endpoint::{Endpoint, EndpointSet, Resolution};
 pub use error::{ProxyError, Reason, Sent, Side};
 pub use limits::Limits;
 pub use origin::Origin;
+pub use protocol::Protocol;

@@ -188,7 +188,7 @@ pub fn sidecar(
     });
     let mut own = json!({ "name": name, "port": port });
     if let Some(protocol) = service.protocol {
-        own["protocol"] = json!(protocol.word());
+        own["protocol"] = json!(crate::base::Protocol::from(protocol));
     }
     if let Some(path) = &service.health {
         // Whoever watches wants to see at once what a change did.
@@ -213,18 +213,6 @@ pub fn front(listen: &str, registry: &Path) -> serde_json::Value {
     front["listen"]["outbound"] = listen.into();
     front["discovery"][0]["local"]["register"] = false.into();
     front
-}
-
-impl Protocol {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Http1 => "http1",
-            Self::Http2 => "http2",
-            Self::Grpc => "grpc",
-            Self::Tcp => "tcp",
-        }
-    }
 }
 
 fn version(_: &mut SchemaGenerator) -> Schema {

@@ -106,6 +106,45 @@ pub enum Protocol {
     Grpc,
     /// Opaque bytes.
     Tcp,
+    /// TLS from the first byte, passed through.
+    Tls,
+    /// PostgreSQL.
+    Postgres,
+    /// MySQL and MariaDB.
+    Mysql,
+    /// Redis and Valkey.
+    Redis,
+    /// AMQP 0-9-1 and 1.0 (RabbitMQ).
+    Amqp,
+    /// Kafka.
+    Kafka,
+    /// MongoDB.
+    Mongodb,
+    /// NATS.
+    Nats,
+    /// SMTP.
+    Smtp,
+}
+
+impl From<Protocol> for crate::base::Protocol {
+    fn from(form: Protocol) -> Self {
+        match form {
+            Protocol::Auto => Self::Auto,
+            Protocol::Http1 => Self::Http1,
+            Protocol::Http2 => Self::Http2,
+            Protocol::Grpc => Self::Grpc,
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Tls => Self::Tls,
+            Protocol::Postgres => Self::Postgres,
+            Protocol::Mysql => Self::Mysql,
+            Protocol::Redis => Self::Redis,
+            Protocol::Amqp => Self::Amqp,
+            Protocol::Kafka => Self::Kafka,
+            Protocol::Mongodb => Self::Mongodb,
+            Protocol::Nats => Self::Nats,
+            Protocol::Smtp => Self::Smtp,
+        }
+    }
 }
 
 /// How the service's health is asked.

@@ -187,7 +187,7 @@ pub enum Propagator {
 }
 
 /// What a policy says of an upstream as a whole: an `outbound` entry without `route`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Upstream {
     /// Overrides what discovery says, unless auto.
     pub protocol: Protocol,

@@ -224,13 +224,7 @@ fn health(form: &form::Health, at: At<'_>, problems: &mut Problems) -> Option<He
 }
 
 fn protocol(form: Option<form::Protocol>) -> Protocol {
-    match form {
-        None | Some(form::Protocol::Auto) => Protocol::Auto,
-        Some(form::Protocol::Http1) => Protocol::Http1,
-        Some(form::Protocol::Http2) => Protocol::Http2,
-        Some(form::Protocol::Grpc) => Protocol::Grpc,
-        Some(form::Protocol::Tcp) => Protocol::Tcp,
-    }
+    form.map_or(Protocol::Auto, Into::into)
 }
 
 fn listen(form: &form::Listen, listen: &mut Listen) {

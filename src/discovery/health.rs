@@ -94,7 +94,7 @@ async fn ask(service: &Service, address: SocketAddr) -> Result<(), Unhealthy> {
 
 /// It may refuse HTTP/1, in which the question is asked: a connection is enough.
 fn no_http1(protocol: Protocol) -> bool {
-    matches!(protocol, Protocol::Http2 | Protocol::Grpc | Protocol::Tcp)
+    protocol.is_opaque() || matches!(protocol, Protocol::Http2 | Protocol::Grpc)
 }
 
 async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), Unhealthy> {

@@ -7,23 +7,18 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
 use super::connection::{self, Door, Gate};
-use super::detect::{self, First};
+use super::detect::{First, Look};
 use super::original::{self, Mark};
 use super::router::{Route, Router};
 use super::worker::{OpenConnection, Worker};
 use super::{egress, tunnel};
-use crate::base::{Protocol, Reason};
+use crate::base::Reason;
 use crate::codec::Stream;
 use crate::telemetry::names;
-
-/// How long a caller may be silent before its protocol is taken for one whose
-/// server speaks first.
-const SPEAK: Duration = Duration::from_millis(150);
 
 /// Serves a connection that was going to `original`.
 pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConnection, original: SocketAddr) {
@@ -45,55 +40,42 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConne
     }
     let _ = tcp.set_nodelay(true);
     let context = worker.context();
-    let door = Rc::new(Door { worker, direction, peer, fixed: None, original: Some(original), context });
-    let worker = &door.worker;
+    let target = Some(original);
+    let door =
+        Rc::new(Door { worker, direction, peer, fixed: None, original: target, tunnel: false, context });
     if gate == Gate::Inbound {
         count("address");
         connection::count(&door, First::Opaque);
-        let route = router.to_address(original, direction, worker);
+        let route = router.to_address(original, direction, &door.worker);
         drop(router);
-        return tunnel::opaque(&door, &route, Stream::from(tcp)).await;
+        return tunnel::opaque(&door, &route, Stream::from(tcp), None).await;
     }
-    let (route, target) = router.to_original(original, &door);
     drop(router);
-    let (first, begun) = match route.protocol {
-        Protocol::Tcp => (First::Opaque, None),
-        protocol => detect(&tcp, &door, protocol).await,
-    };
+    let mut look = Look::new(Stream::from(tcp));
+    let (first, upstream) = connection::first(&door, &mut look).await;
     connection::count(&door, first);
+    let (begun, stream) = (look.begun(), look.into_stream());
     match first {
-        First::Nothing => {}
+        First::Nothing | First::Silent => {}
         First::Http1 | First::Http2 => {
             count("http");
-            connection::http(door, Stream::from(tcp), first, begun).await;
+            connection::http(door, stream, first, begun).await;
         }
-        First::Opaque => match egress::admit(&door, &route).await {
-            Ok(()) => {
-                count(target);
-                tunnel::opaque(&door, &route, Stream::from(tcp)).await;
+        _ => {
+            let (route, target) = door.router().to_original(original, &door);
+            match egress::admit(&door, &route).await {
+                Ok(()) => {
+                    count(target);
+                    Box::pin(tunnel::opaque(&door, &route, stream, upstream)).await;
+                }
+                Err(error) => {
+                    count("denied");
+                    route.metrics.failed(error.reason);
+                }
             }
-            Err(error) => {
-                count("denied");
-                route.metrics.failed(error.reason);
-            }
-        },
+        }
     }
     drop(open);
-}
-
-/// What is spoken, where the caller speaks first.
-async fn detect(tcp: &TcpStream, door: &Door, protocol: Protocol) -> (First, Option<Instant>) {
-    let only_http = protocol != Protocol::Auto;
-    let first = detect::first(tcp, &door.context, only_http);
-    if only_http {
-        return first.await;
-    }
-    let mut timer = door.worker.timers.at(Instant::now() + SPEAK);
-    tokio::select! {
-        biased;
-        first = first => first,
-        () = timer.fired() => (First::Opaque, None),
-    }
 }
 
 /// Remembers a connection that continues a captured one.
@@ -113,7 +95,7 @@ fn refuse_loop(worker: &Worker, gate: &Gate, original: SocketAddr, peer: SocketA
 
 impl Router {
     /// The route of a captured connection that is not HTTP, and how it was found.
-    fn to_original(&self, original: SocketAddr, door: &Door) -> (Rc<Route>, &'static str) {
+    pub fn to_original(&self, original: SocketAddr, door: &Door) -> (Rc<Route>, &'static str) {
         let found = door.worker.table.at(original).and_then(|name| self.route_to(&name, door).ok());
         match found {
             Some(route) => (route, "endpoint"),

@@ -8,14 +8,15 @@ use std::time::Instant;
 use http::{HeaderValue, Request, Response};
 use tokio::net::TcpStream;
 
-use super::detect::{self, First};
-use super::router::Router;
+use super::detect::{Expect, First, Look};
+use super::router::{Route, Router};
 use super::worker::{OpenConnection, Worker};
-use super::{Answer, reply, request, tunnel};
-use crate::base::{Protocol, ProxyError, UpstreamName};
+use super::{Answer, ahead, reply, request, tunnel};
+use crate::base::{ProxyError, Reason, UpstreamName};
 use crate::codec::{Body, Exchange, Handler, ServerContext, Stream, http1, http2};
 use crate::telemetry::names;
 use crate::telemetry::record::{Direction, Record};
+use crate::upstream::Learned;
 
 /// What a listener is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +41,8 @@ pub struct Door {
     pub fixed: Option<UpstreamName>,
     /// Where it was going before the kernel turned it to us.
     pub original: Option<SocketAddr>,
+    /// Whether it is within a tunnel that the caller asked for.
+    pub tunnel: bool,
     /// The limits in force when it was accepted.
     pub context: Rc<ServerContext>,
 }
@@ -69,6 +72,17 @@ impl Door {
         self.worker.via(self.direction)
     }
 
+    /// Where a connection goes that is not HTTP; `None` where that is not known.
+    pub fn destination(&self) -> Option<Rc<Route>> {
+        let router = self.router();
+        match (&self.fixed, self.original, self.direction) {
+            (Some(name), ..) => router.route_to(name, self).ok(),
+            (None, Some(original), _) => Some(router.to_original(original, self).0),
+            (None, None, Direction::Inbound) => router.service_route(),
+            (None, None, Direction::Outbound) => None,
+        }
+    }
+
     /// A door within a tunnel, through which every request goes to `upstream`.
     pub fn within(&self, upstream: UpstreamName) -> Self {
         Self {
@@ -77,6 +91,7 @@ impl Door {
             peer: self.peer,
             fixed: Some(upstream),
             original: None,
+            tunnel: true,
             context: self.context.clone(),
         }
     }
@@ -88,29 +103,52 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConne
     let _ = tcp.set_nodelay(true);
     let (direction, worker) = (gate.direction(), open.worker().clone());
     let context = worker.context();
-    let protocol = declared(&gate, &worker);
     let fixed = match gate {
         Gate::Upstream(name) => Some(name),
         Gate::Inbound | Gate::Outbound => None,
     };
-    let only_http = protocol != Protocol::Auto || (direction == Direction::Outbound && fixed.is_none());
-    let (first, begun) = match protocol {
-        Protocol::Tcp => (First::Opaque, None),
-        _ => detect::first(&tcp, &context, only_http).await,
-    };
-    let door = Rc::new(Door { worker, direction, peer, fixed, original: None, context });
-    count(&door, first);
-    match first {
-        First::Nothing => {
-            let limit = door.context.limits.header_timeout;
-            if begun.is_some_and(|begun| begun.elapsed() >= limit) {
-                door.worker.limited("header_timeout");
-            }
-        }
-        First::Http1 | First::Http2 => http(door, Stream::from(tcp), first, begun).await,
-        First::Opaque => Box::pin(opaque(&door, Stream::from(tcp))).await,
-    }
+    let door = Rc::new(Door { worker, direction, peer, fixed, original: None, tunnel: false, context });
+    detected(door, Stream::from(tcp)).await;
     drop(open);
+}
+
+/// Finds out what is spoken on a stream and serves it.
+pub async fn detected(door: Rc<Door>, stream: Stream) {
+    let mut look = Look::new(stream);
+    let (first, upstream) = first(&door, &mut look).await;
+    if !door.tunnel {
+        count(&door, first);
+    }
+    let (begun, stream) = (look.begun(), look.into_stream());
+    match first {
+        First::Http1 | First::Http2 => http(door, stream, first, begun).await,
+        First::Nothing | First::Silent => {}
+        _ => Box::pin(opaque(&door, stream, upstream)).await,
+    }
+}
+
+/// Finds out what is spoken; and a connection to the upstream where it took one to find out.
+pub async fn first(door: &Rc<Door>, look: &mut Look) -> (First, Option<Box<tunnel::Dialled>>) {
+    let context = &door.context;
+    let Some(route) = door.destination() else {
+        return (look.first(context, Expect::Addressed, None).await, None);
+    };
+    let protocol = route.speaks();
+    if protocol.is_opaque() {
+        return (First::Opaque, None);
+    }
+    if protocol.is_http() {
+        return (look.first(context, Expect::Http, None).await, None);
+    }
+    let pause = ahead::pause(&route);
+    let (first, upstream) = match look.first(context, Expect::Any, Some(pause)).await {
+        First::Silent => Box::pin(ahead::race(door, &route, look)).await,
+        first => (first, None),
+    };
+    if matches!(first, First::Http1 | First::Http2) {
+        route.upstream.learn(Learned::Http);
+    }
+    (first, upstream)
 }
 
 /// Serves a stream on which HTTP is spoken. The first head began at `begun`, if
@@ -125,28 +163,20 @@ pub async fn http(door: Rc<Door>, stream: Stream, version: First, begun: Option<
     }
 }
 
-/// What the configuration says is spoken here.
-fn declared(gate: &Gate, worker: &Worker) -> Protocol {
-    let router = worker.router();
-    match gate {
-        Gate::Inbound => router.model.service.protocol,
-        Gate::Outbound => Protocol::Auto,
-        Gate::Upstream(name) => {
-            router.model.upstreams.get(name).map_or(Protocol::Auto, |block| block.protocol)
-        }
-    }
+async fn opaque(door: &Rc<Door>, stream: Stream, upstream: Option<Box<tunnel::Dialled>>) {
+    // A reload may have come while the caller was silent.
+    let Some(route) = door.destination() else { return refuse(door) };
+    tunnel::opaque(door, &route, stream, upstream).await;
 }
 
-async fn opaque(door: &Rc<Door>, stream: Stream) {
-    let router = door.router();
-    let route = match &door.fixed {
-        None => router.service_route(),
-        Some(name) => router.route_to(name, door).ok(),
+/// There is no way to tell the caller but to close.
+fn refuse(door: &Door) {
+    let detail = match door.direction {
+        Direction::Inbound => "`service.port` is not set: nothing is served here",
+        Direction::Outbound => "it is neither HTTP nor TLS with a name, so nobody knows where it is to go",
     };
-    drop(router);
-    if let Some(route) = route {
-        tunnel::opaque(door, &route, stream).await;
-    }
+    tracing::warn!(peer = %door.peer, "a connection was closed: {detail}");
+    door.worker.unrouted(door.direction).failed(Reason::NoRoute);
 }
 
 /// Counts a connection by what is spoken on it.
@@ -154,8 +184,10 @@ pub fn count(door: &Door, first: First) {
     let protocol = match first {
         First::Http1 => "http1",
         First::Http2 => "http2",
+        First::Tls => "tls",
+        First::Postgres => "postgres",
         First::Opaque => "tcp",
-        First::Nothing => "none",
+        First::Nothing | First::Silent => "none",
     };
     let labels = [door.direction.as_str(), protocol];
     door.worker.metrics.counter(&names::CONNECTIONS, &labels).increment(1);

@@ -1,6 +1,7 @@
 //! What happens to a connection and to a request, in the order it happens.
 //! Read `request.rs` first.
 
+mod ahead;
 mod answer;
 mod captured;
 mod connection;

@@ -68,6 +68,16 @@ pub struct Route {
     last_used: Cell<Instant>,
 }
 
+impl Route {
+    /// What its upstream speaks, as far as anybody has told.
+    pub fn speaks(&self) -> Protocol {
+        match self.protocol {
+            Protocol::Auto => self.upstream.speaks(),
+            told => told,
+        }
+    }
+}
+
 /// What the routes to one upstream share.
 struct Target<'a> {
     direction: Direction,

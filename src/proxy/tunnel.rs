@@ -1,31 +1,33 @@
 //! Connections that are not HTTP, or not yet: a tunnel asked for with CONNECT,
 //! in which the protocol is detected, and opaque streams.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::BytesMut;
 use http::StatusCode;
-use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connection::{self, Door};
-use super::detect::{self, First};
+use super::original::Mark;
 use super::router::Route;
-use super::{captured, relay};
-use crate::base::{Protocol, ProxyError, Reason};
+use super::{captured, egress, relay};
+use crate::base::{ProxyError, Reason};
 use crate::codec::{Stream, Takeover};
 use crate::telemetry::names;
 use crate::telemetry::record::Direction;
 use crate::upstream::{self, Endpoint};
 
-/// How long a tunnel waits for the caller to speak before it is taken for a
-/// protocol whose server speaks first.
-const SPEAK: Duration = Duration::from_millis(150);
 /// Endpoints that are tried for one opaque stream.
 const MAX_TRIES: usize = 4;
+
+/// A connection to an upstream.
+pub struct Dialled {
+    /// The connection.
+    pub stream: Stream,
+    /// The request that it counts as.
+    pub active: upstream::Active,
+    /// By which it is known should it come back.
+    mark: Option<Mark>,
+}
 
 /// Opens a tunnel to the upstream that a CONNECT names.
 pub async fn open(door: &Rc<Door>, route: Rc<Route>, since: Instant) -> Result<Takeover, ProxyError> {
@@ -40,7 +42,7 @@ pub async fn open(door: &Rc<Door>, route: Rc<Route>, since: Instant) -> Result<T
     // A name that nobody knows is told now, while there still is an answer.
     let worker = &door.worker;
     route.upstream.picker(since, &worker.timers).await?;
-    if route.protocol == Protocol::Tcp {
+    if route.speaks().is_opaque() {
         let upstream = dial(door, &route).await?;
         let door = door.clone();
         return Ok(Box::new(move |caller| {
@@ -48,67 +50,31 @@ pub async fn open(door: &Rc<Door>, route: Rc<Route>, since: Instant) -> Result<T
         }));
     }
     let inner = Rc::new(door.within(route.upstream.name.clone()));
-    Ok(Box::new(move |caller| Box::pin(async move { serve(inner, route, caller).await })))
+    Ok(Box::new(move |caller| Box::pin(connection::detected(inner, caller))))
 }
 
-/// Serves a stream whose protocol is not known yet.
-async fn serve(door: Rc<Door>, route: Rc<Route>, caller: Stream) {
-    let only_http = matches!(route.protocol, Protocol::Http1 | Protocol::Http2 | Protocol::Grpc);
-    let (first, begun, caller) = look(caller, &door, only_http).await;
-    match first {
-        First::Http1 | First::Http2 => connection::http(door, caller, first, begun).await,
-        First::Opaque => opaque(&door, &route, caller).await,
-        First::Nothing => {}
+/// Connects an opaque stream to an endpoint of the route's upstream, unless
+/// that was done already.
+pub async fn opaque(door: &Door, route: &Route, caller: Stream, upstream: Option<Box<Dialled>>) {
+    let dialled = match upstream {
+        Some(upstream) => Ok(*upstream),
+        None => dial(door, route).await,
+    };
+    match dialled {
+        Ok(upstream) => copy(door, route, caller, upstream).await,
+        Err(error) => closed(route, &error),
     }
 }
 
-/// Reads the first bytes, tells when they came and puts them back.
-async fn look(mut caller: Stream, door: &Door, only_http: bool) -> (First, Option<Instant>, Stream) {
-    let timers = &door.worker.timers;
-    let wait = if only_http { door.context.limits.header_timeout } else { SPEAK };
-    let mut timer = timers.at(Instant::now() + wait);
-    let (mut seen, mut begun) = (BytesMut::new(), None);
-    let first = poll_fn(|cx| {
-        loop {
-            if let Some(first) = (!seen.is_empty()).then(|| detect::decide(&seen, only_http)).flatten() {
-                return Poll::Ready(first);
-            }
-            let mut bytes = [0; 1024];
-            let mut buffer = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut caller).poll_read(cx, &mut buffer) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    begun.get_or_insert_with(Instant::now);
-                    seen.extend_from_slice(buffer.filled());
-                }
-                Poll::Ready(_) if seen.is_empty() => return Poll::Ready(First::Nothing),
-                Poll::Ready(_) => return Poll::Ready(First::Opaque),
-            }
-        }
-        timer.poll_fired(cx).map(|()| if only_http { First::Nothing } else { First::Opaque })
-    })
-    .await;
-    (first, begun, caller.with_prefix(seen.freeze()))
+/// A connection can't be served; there is no way to tell the caller but to close.
+pub fn closed(route: &Route, error: &ProxyError) {
+    tracing::warn!(upstream = %route.upstream.name, %error, "an opaque connection was closed");
+    route.metrics.failed(error.reason);
 }
 
-/// Connects an opaque stream to an endpoint of the route's upstream.
-pub async fn opaque(door: &Door, route: &Route, caller: Stream) {
-    match dial(door, route).await {
-        Ok(upstream) => {
-            let _mark = captured::mark(door, &upstream.0);
-            copy(door, route, caller, upstream).await;
-        }
-        Err(error) => {
-            // There is no way to tell the caller but to close.
-            tracing::warn!(upstream = %route.upstream.name, %error, "an opaque connection was closed");
-            route.metrics.failed(error.reason);
-        }
-    }
-}
-
-/// A connection to one of the upstream's endpoints, and the request that it
-/// counts as.
-async fn dial(door: &Door, route: &Route) -> Result<(Stream, upstream::Active), ProxyError> {
+/// Connects to one of the upstream's endpoints.
+pub async fn dial(door: &Door, route: &Route) -> Result<Dialled, ProxyError> {
+    egress::admit(door, route).await?;
     let worker = &door.worker;
     let mut tried: Vec<Rc<Endpoint>> = Vec::new();
     let mut last = None;
@@ -121,7 +87,9 @@ async fn dial(door: &Door, route: &Route) -> Result<(Stream, upstream::Active), 
         match endpoint.connect(route.policy.connect_timeout, &worker.timers).await {
             Ok(tcp) => {
                 active.answered(Instant::now(), StatusCode::OK);
-                return Ok((Stream::from(tcp), active));
+                let stream = Stream::from(tcp);
+                let mark = captured::mark(door, &stream);
+                return Ok(Dialled { stream, active, mark });
             }
             Err(error) => {
                 active.failed(Instant::now(), true);
@@ -133,8 +101,8 @@ async fn dial(door: &Door, route: &Route) -> Result<(Stream, upstream::Active), 
     Err(last.unwrap_or_else(|| ProxyError::unsent(Reason::NoEndpoint, "no endpoint is left")))
 }
 
-async fn copy(door: &Door, route: &Route, caller: Stream, upstream: (Stream, upstream::Active)) {
-    let (upstream, active) = upstream;
+async fn copy(door: &Door, route: &Route, caller: Stream, upstream: Dialled) {
+    let Dialled { stream: upstream, active, mark: _mark } = upstream;
     let idle = route.policy.tunnel_idle;
     let relayed = relay::run(caller, upstream, &door.worker.timers, idle).await;
     drop(active);

@@ -26,6 +26,9 @@ use crate::upstream::snapshot::EndpointStats;
 /// How often idle connections are swept and gauges are brought up to date.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
+/// Connections that a worker holds at one time before their callers have spoken.
+const MAX_AHEAD: usize = 128;
+
 /// What tells this sidecar from all others: for `Via`, and where a connection
 /// comes back.
 #[derive(Clone)]
@@ -49,6 +52,7 @@ pub struct Worker {
     pub layer: Option<Layer>,
     stage: Rc<Cell<Stage>>,
     listeners: Cell<usize>,
+    ahead: Cell<usize>,
     instance: Instance,
     router: RefCell<Option<Rc<Router>>>,
     context: RefCell<Option<Rc<ServerContext>>>,
@@ -67,6 +71,9 @@ struct Told {
 
 /// Says that a listener is served, for as long as it is held.
 pub struct Accepting(Rc<Worker>);
+
+/// Counts a connection that is made ahead, for as long as it is held.
+pub struct Ahead(Rc<Worker>);
 
 /// Counts a connection for as long as it is held.
 pub struct OpenConnection {
@@ -120,6 +127,7 @@ impl Worker {
             layer,
             stage: Rc::default(),
             listeners: Cell::new(0),
+            ahead: Cell::new(0),
             instance,
             router: RefCell::default(),
             context: RefCell::default(),
@@ -203,6 +211,15 @@ impl Worker {
         Accepting(self.clone())
     }
 
+    /// Room for one connection that is made before its caller has spoken.
+    pub fn may_dial_ahead(self: &Rc<Self>) -> Option<Ahead> {
+        let room = self.ahead.get() < MAX_AHEAD;
+        room.then(|| {
+            self.ahead.set(self.ahead.get() + 1);
+            Ahead(self.clone())
+        })
+    }
+
     /// Whether a connection is open, or may still be accepted.
     pub fn is_busy(&self) -> bool {
         self.listeners.get() > 0 || self.connections() > 0
@@ -275,6 +292,12 @@ impl Drop for Worker {
 impl Drop for Accepting {
     fn drop(&mut self) {
         self.0.listeners.set(self.0.listeners.get() - 1);
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.0.ahead.set(self.0.ahead.get() - 1);
     }
 }
 

@@ -142,7 +142,7 @@ fn speaks_http2(endpoint: &Endpoint, call: &Call<'_>) -> bool {
     match protocol {
         Protocol::Http2 | Protocol::Grpc => true,
         Protocol::Auto => call.head.version == Version::HTTP_2,
-        Protocol::Http1 | Protocol::Tcp => false,
+        _ => false,
     }
 }
 

@@ -12,6 +12,7 @@ use super::connect::Connects;
 use super::snapshot::EndpointStats;
 use crate::base::timers::Timers;
 use crate::base::{self, Protocol, ProxyError, UpstreamName};
+use crate::codec::Stream;
 use crate::codec::http1::client::{Connection as Http1, Recycle};
 use crate::codec::http2::client::Connection as Http2;
 use crate::policy::balance::PeakEwma;
@@ -135,6 +136,11 @@ impl Endpoint {
     /// Where a connection goes when it is free again.
     pub fn home(self: &Rc<Self>) -> Rc<dyn Recycle> {
         self.clone()
+    }
+
+    /// Keeps a connection of which nothing was used, for an HTTP/1 request.
+    pub fn keep(&self, stream: Stream) {
+        self.recycle(Http1::new(stream));
     }
 
     /// An HTTP/2 connection with room for a stream.

@@ -13,4 +13,4 @@ mod table;
 pub use attempt::{Call, send};
 pub use endpoint::{Active, Endpoint};
 pub use picker::Key;
-pub use table::{FIXED, Table, Upstream};
+pub use table::{FIXED, Learned, Table, Upstream};

@@ -14,7 +14,7 @@ use super::picker::Picker;
 use super::snapshot::EndpointStats;
 use crate::base::directory::Directory;
 use crate::base::timers::Timers;
-use crate::base::{self, EndpointSet, ProxyError, Reason, Resolution, UpstreamName};
+use crate::base::{self, EndpointSet, Protocol, ProxyError, Reason, Resolution, UpstreamName};
 use crate::telemetry::Metrics;
 
 /// How long the first request of an upstream waits for discovery.
@@ -39,6 +39,19 @@ pub struct Upstream {
     resolution: RefCell<Option<watch::Receiver<Resolution>>>,
     picker: RefCell<Rc<Picker>>,
     last_used: Cell<Option<Instant>>,
+    learned: Cell<Learned>,
+}
+
+/// Who was seen to speak first on connections to an upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Learned {
+    /// Not seen yet.
+    #[default]
+    Nothing,
+    /// Its callers speak HTTP.
+    Http,
+    /// It speaks before its callers do.
+    ServerFirst,
 }
 
 impl Table {
@@ -69,6 +82,7 @@ impl Table {
             resolution: RefCell::new(Some(resolution)),
             picker: RefCell::new(Rc::new(Picker::new(Vec::new()))),
             last_used: Cell::new(None),
+            learned: Cell::default(),
         });
         self.upstreams.borrow_mut().insert(name.clone(), upstream.clone());
         upstream
@@ -108,6 +122,7 @@ impl Upstream {
             resolution: RefCell::new(None),
             picker: RefCell::new(Rc::new(Picker::new(endpoints))),
             last_used: Cell::new(None),
+            learned: Cell::default(),
         })
     }
 
@@ -156,6 +171,30 @@ impl Upstream {
             () = timer.fired() => {}
         }
         self.known()
+    }
+
+    /// What it speaks, where the policy leaves that open: by the port of its
+    /// name, by what discovery says, by the ports of its endpoints.
+    pub fn speaks(&self) -> Protocol {
+        let named = self.name.port().map_or(Protocol::Auto, Protocol::of_port);
+        if named != Protocol::Auto {
+            return named;
+        }
+        let Some(Ok(picker)) = self.current() else { return Protocol::Auto };
+        let told = |facts: &base::Endpoint| facts.protocol.or(Protocol::of_port(facts.address.port()));
+        let mut all = picker.endpoints().iter().map(|endpoint| told(&endpoint.facts));
+        let first = all.next().unwrap_or_default();
+        if all.all(|other| other == first) { first } else { Protocol::Auto }
+    }
+
+    /// Who was seen to speak first.
+    pub fn learned(&self) -> Learned {
+        self.learned.get()
+    }
+
+    /// Remembers who spoke first.
+    pub fn learn(&self, learned: Learned) {
+        self.learned.set(learned);
     }
 
     /// Closes idle connections of a fixed upstream.

@@ -19,3 +19,4 @@ mod misbehaving;
 mod policy;
 mod process;
 mod support;
+mod tcp;

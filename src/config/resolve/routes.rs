@@ -10,7 +10,7 @@ use http::header::HeaderName;
 
 use super::ports::Port;
 use super::{At, Routes, protocol, set};
-use crate::base::{Protocol, UpstreamName};
+use crate::base::UpstreamName;
 use crate::config::form;
 use crate::config::model::{
     Balance, HashOn, Model, Pattern, Retry, RetryOn, Route, RoutePolicy, Source, Timeout, Upstream,
@@ -201,12 +201,7 @@ fn outbound(
             let shared = form.to.as_ref().and_then(|to| blocks.get(&to.0)).copied().unwrap_or_default();
             check_retry(form.into(), shared, at, problems);
             let (Some(pattern), Some(to)) = (pattern, &form.to) else { continue };
-            model.upstreams.entry(to.0.clone()).or_insert_with(|| Upstream {
-                protocol: Protocol::Auto,
-                listen: None,
-                policy: RoutePolicy::default(),
-                origin: None,
-            });
+            model.upstreams.entry(to.0.clone()).or_default();
             let policy = policy(form.into(), shared);
             model.outbound.push(Route {
                 to: Some(to.0.clone()),

@@ -1,0 +1,107 @@
+//! A caller that is silent may wait for its server to speak first. So the
+//! upstream is dialled while the caller is silent, and whoever speaks first
+//! decides what the connection is.
+//!
+//! To dial costs the upstream a connection, so it is done only after a short
+//! pause, for a bounded number of callers; and what was seen of an upstream
+//! before makes the pause shorter or longer.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::connection::Door;
+use super::detect::{Expect, First, Look};
+use super::router::Route;
+use super::tunnel::{self, Dialled};
+use crate::base::Reason;
+use crate::codec::Stream;
+use crate::upstream::Learned;
+
+/// How long a caller may be silent before the upstream is dialled: one that
+/// speaks first has nearly always done so by then.
+const PAUSE: Duration = Duration::from_millis(8);
+/// The same, where callers were seen to speak HTTP: most silent ones are
+/// connections kept in store.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the upstream's side says first.
+enum Spoke {
+    /// Something that is no answer of an HTTP server.
+    Itself,
+    /// An HTTP server that complains of the silence, or the end.
+    Gone,
+}
+
+/// How long to wait for a caller of this route before its upstream is dialled.
+pub fn pause(route: &Route) -> Duration {
+    match route.upstream.learned() {
+        Learned::ServerFirst => Duration::ZERO,
+        Learned::Nothing => PAUSE,
+        Learned::Http => LONG_PAUSE,
+    }
+}
+
+/// Dials the upstream of a caller that is silent and listens to both.
+pub async fn race(door: &Rc<Door>, route: &Rc<Route>, look: &mut Look) -> (First, Option<Box<Dialled>>) {
+    let context = &door.context;
+    let Some(_room) = door.worker.may_dial_ahead() else {
+        return (look.first(context, Expect::Any, None).await, None);
+    };
+    let dialled = tokio::select! {
+        biased;
+        first = look.first(context, Expect::Any, None) => return (first, None),
+        dialled = tunnel::dial(door, route) => dialled,
+    };
+    let upstream = match dialled {
+        Ok(upstream) => upstream,
+        // A connection in store need not know that its upstream is away.
+        Err(_) if route.upstream.learned() == Learned::Http => {
+            return (look.first(context, Expect::Any, None).await, None);
+        }
+        Err(error) if error.reason == Reason::EgressDenied => return (First::Opaque, None),
+        Err(error) => {
+            tunnel::closed(route, &error);
+            return (First::Nothing, None);
+        }
+    };
+    let spoke = tokio::select! {
+        biased;
+        first = look.first(context, Expect::Any, None) => return (first, use_for(first, upstream)),
+        spoke = listen(&upstream.stream) => spoke,
+    };
+    match spoke {
+        Spoke::Itself => {
+            route.upstream.learn(Learned::ServerFirst);
+            (First::Opaque, Some(Box::new(upstream)))
+        }
+        Spoke::Gone => {
+            upstream.active.forget();
+            drop(upstream);
+            (look.first(context, Expect::Any, None).await, None)
+        }
+    }
+}
+
+/// What becomes of the connection once the caller has spoken first.
+fn use_for(first: First, upstream: Dialled) -> Option<Box<Dialled>> {
+    match first {
+        First::Tls | First::Postgres | First::Opaque => return Some(Box::new(upstream)),
+        First::Http1 => {
+            upstream.active.forget();
+            upstream.active.endpoint().keep(upstream.stream);
+        }
+        _ => upstream.active.forget(),
+    }
+    None
+}
+
+/// Waits until the upstream's side speaks or ends.
+async fn listen(stream: &Stream) -> Spoke {
+    let Some(tcp) = stream.tcp() else { return std::future::pending().await };
+    let mut bytes = [0; 5];
+    match tcp.peek(&mut bytes).await {
+        Ok(0) | Err(_) => Spoke::Gone,
+        Ok(length) if bytes[..length] == *b"HTTP/" => Spoke::Gone,
+        Ok(_) => Spoke::Itself,
+    }
+}
