@@ -13,6 +13,7 @@ use crate::base::Origin;
 use crate::config::schema::Which;
 use crate::config::{self, Environment, Loaded, Problems};
 use crate::dev;
+use crate::kubernetes::redirect;
 use crate::run::{self, Plan};
 use crate::telemetry::{Metrics, logging, names};
 
@@ -41,6 +42,7 @@ enum Command {
     Dev(Dev),
     Check(Check),
     Schema(Schema),
+    Redirect(redirect::Args),
 }
 
 /// Runs the sidecar, and with `-- CMD` the service behind it.
@@ -139,6 +141,7 @@ pub fn main() -> ExitCode {
             let files = if check.files.is_empty() { vec![DEFAULT_FILE.into()] } else { check.files };
             config::check::check(&files, &Environment::process(), out)
         }),
+        Command::Redirect(args) => redirect::run(&args),
         Command::Schema(schema) => output(|out| {
             let which = match schema.of {
                 SchemaOf::Pillion => Which::Main,

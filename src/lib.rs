@@ -8,6 +8,7 @@ pub mod codec;
 pub mod config;
 pub mod dev;
 pub mod discovery;
+pub mod kubernetes;
 pub mod policy;
 pub mod proxy;
 pub mod run;

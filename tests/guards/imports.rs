@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 use super::source::{code_only, none, root, text, tracked_below};
 
 /// A module and the modules that it may name.
-const TABLE: [(&str, &[&str]); 11] = [
+const TABLE: [(&str, &[&str]); 12] = [
     ("base", &[]),
     ("config", &["base"]),
     ("clients", &["base"]),
@@ -17,6 +17,7 @@ const TABLE: [(&str, &[&str]); 11] = [
     ("identity", &["base", "config", "clients", "telemetry"]),
     ("upstream", &["base", "config", "codec", "telemetry", "policy"]),
     ("proxy", &["base", "config", "codec", "telemetry", "policy", "upstream"]),
+    ("kubernetes", &["base", "config"]),
     // And what upstream and discovery publish for it: see `SNAPSHOTS`.
     ("admin", &["base", "config", "telemetry"]),
 ];

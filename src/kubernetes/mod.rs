@@ -1,0 +1,3 @@
+//! What Pillion does to the place where a service runs: rules of the kernel.
+
+pub mod redirect;
