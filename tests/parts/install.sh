@@ -90,6 +90,8 @@ go_tool github.com/fullstorydev/grpcurl/cmd/grpcurl v1.9.4 grpcurl
 go_tool github.com/summerwind/h2spec/cmd/h2spec v2.2.1+incompatible h2spec
 go build -C "$parts/grpc-go" -o "$bin/grpc-go-errors" . > "$go_log" 2>&1 ||
     { tail -20 "$go_log" >&2 && die "tests/parts/grpc-go was not built"; }
+go build -C "$parts/go-clients" -o "$bin/go-clients" . > "$go_log" 2>&1 ||
+    { tail -20 "$go_log" >&2 && die "tests/parts/go-clients was not built"; }
 
 # tonic's client and server of the same cases.
 CARGO_TARGET_DIR=$PILLION_CACHE/tonic-interop cargo build --locked \

@@ -91,21 +91,26 @@ impl Chain {
     pub fn carried(&self) -> f64 {
         self.front.metrics().get("pillion_tcp_bytes_total", &[])
     }
+
+    /// Connections that found no server.
+    pub fn failed(&self) -> f64 {
+        self.back.metrics().get("pillion_errors_total", &[("reason", "connect_refused")])
+    }
 }
 
 fn outbound(at: SocketAddr, protocol: &str, number: usize) -> String {
     format!(
         "version: 1\noutbound:\n  \
-         - {{to: db, protocol: {protocol}, listen: '{at}', idle_timeout: {}s}}\n  \
+         - {{to: db, protocol: {protocol}, listen: '{at}', tunnel_idle: {}s}}\n  \
          - {{to: other, timeout: {}s}}\n  \
          - {{to: other, route: /{number}}}\n",
-        600 + number,
+        3_600 + number,
         1 + number
     )
 }
 
 fn inbound(number: usize) -> String {
-    format!("version: 1\ninbound:\n  - idle_timeout: {}s\n  - route: /{number}\n", 600 + number)
+    format!("version: 1\ninbound:\n  - tunnel_idle: {}s\n  - route: /{number}\n", 3_600 + number)
 }
 
 /// An endpoint of the upstream that nobody calls.

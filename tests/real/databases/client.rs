@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::sizes;
 use crate::parts::installed;
 
 /// A script of `clients/`, in Python. It says lines, and may be told lines.
@@ -67,6 +68,14 @@ fn text_of(output: &mut Box<dyn Read + Send>) -> String {
 #[track_caller]
 pub fn python(name: &str, at: SocketAddr, words: &[&str]) {
     print!("{}", run(&mut script(name, at, words)));
+}
+
+/// Runs one of the clients in Go and prints what it says.
+#[track_caller]
+pub fn go(kind: &str, at: SocketAddr) {
+    let mut command = Command::new(installed("bin/go-clients"));
+    command.args([kind, &at.port().to_string(), &sizes::quiet(), &sizes::messages().to_string()]);
+    print!("{}", run(&mut command));
 }
 
 fn script(name: &str, at: SocketAddr, words: &[&str]) -> Command {

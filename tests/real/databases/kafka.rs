@@ -1,4 +1,4 @@
-//! Kafka: kafka-python, and Kafka's own clients in Java.
+//! Kafka: kafka-python, franz-go, and Kafka's own clients in Java.
 //!
 //! The broker tells clients to come to the local port of the caller's sidecar.
 
@@ -55,11 +55,14 @@ fn kafka_through_two_sidecars() {
     let count = sizes::messages();
     let words = [sizes::quiet(), count.to_string()];
     let words = words.each_ref().map(String::as_str);
-    super::both_ways(port, server.at, "tcp", |at| {
+    super::both_ways(port, server.at, "kafka", |at, changing| {
         client::python("kafka_all.py", at, &words);
-        java_clients(at, count);
+        client::go("kafka", at);
+        if sizes::full() || !changing {
+            java_clients(at, count);
+        }
     });
-    let chain = Chain::at(port, server.at, "tcp");
+    let chain = Chain::at(port, server.at, "kafka");
     killed_and_started_again(server, &chain, count);
 }
 

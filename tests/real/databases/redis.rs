@@ -50,7 +50,7 @@ fn load(at: SocketAddr, server: SocketAddr) {
 #[test]
 fn redis_through_two_sidecars() {
     let server = Server::start("redis", &[]);
-    super::both_ways(free_port(), server.at, "tcp", |at| {
+    super::both_ways(free_port(), server.at, "redis", |at, _| {
         load(at, server.at);
         client::python("redis_all.py", at, &[&sizes::quiet()]);
     });
@@ -59,7 +59,7 @@ fn redis_through_two_sidecars() {
 #[test]
 fn many_short_connections_leave_no_descriptor() {
     let server = Server::start("redis", &[]);
-    let chain = Chain::at(free_port(), server.at, "tcp");
+    let chain = Chain::at(free_port(), server.at, "redis");
     assert_eq!(ask(chain.at, &["PING"]), "+PONG");
     let before = chain.descriptors();
     let begun = Instant::now();
