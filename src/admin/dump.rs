@@ -14,7 +14,7 @@ use super::AdminState;
 use crate::base::Origin;
 use crate::config::Model;
 use crate::config::model::{
-    Balance, HashOn, Pattern, Propagator, Retry, RetryOn, Route, RoutePolicy, Segment, Source,
+    Balance, HashOn, Json, Pattern, Propagator, Retry, RetryOn, Route, RoutePolicy, Segment, Source,
     StaticEndpoint, Timeout, ValueMatch,
 };
 
@@ -201,6 +201,8 @@ fn policy(model: &Model, prefix: &str, policy: &RoutePolicy) -> Map<String, Valu
     values.put("tunnel_idle", text(policy.tunnel_idle));
     values.put("connect_timeout", text(policy.connect_timeout));
     values.put("balance", balance(&policy.balance));
+    values.put("grpc_web", policy.grpc_web);
+    values.put("json", policy.json.as_deref().map(json_calls));
     match &policy.retry {
         None => values.put("retry", Value::Null),
         Some(retry) => put_retry(&mut values, retry),
@@ -226,6 +228,18 @@ fn retry_on(on: &RetryOn) -> String {
         RetryOn::Timeout => "timeout".into(),
         RetryOn::Status(status) => status.to_string(),
     }
+}
+
+fn json_calls(json: &Json) -> Value {
+    json!({
+        "descriptor": &*json.file,
+        "services": json.services.iter().map(|name| &**name).collect::<Vec<_>>(),
+        "rules": json.bindings.len(),
+        "preserve_names": json.preserve_names,
+        "emit_defaults": json.emit_defaults,
+        "ignore_unknown": json.ignore_unknown,
+        "max_message": json.max_message,
+    })
 }
 
 fn balance(balance: &Balance) -> Value {

@@ -5,10 +5,13 @@
 //! [`Reason::facts`], and the reply, the metric label, the span attribute and
 //! the access log follow from that row.
 
+mod code;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+pub use self::code::GrpcCode;
 use super::Origin;
 
 /// Why Pillion answered in place of the service, or ended an answer early.
@@ -24,6 +27,12 @@ pub enum Reason {
     RequestTimeout,
     /// The caller went away before the answer was complete.
     ClientClosed,
+    /// A message of a translated call does not fit its type.
+    InvalidMessage,
+    /// A message of a translated call is larger than `json.max_message`.
+    MessageTooLarge,
+    /// A translated call whose body is no JSON.
+    UnsupportedMediaType,
     /// No route takes this request.
     NoRoute,
     /// `egress` does not let the service call this.
@@ -52,6 +61,8 @@ pub enum Reason {
     ResetAfterHeaders,
     /// The answer breaks the rules of HTTP.
     MalformedResponse,
+    /// The answer of a translated call can't be put into the caller's form.
+    UntranslatableResponse,
     /// The head of the answer is larger than the limits allow.
     ResponseHeaderTooLarge,
     /// The route's `timeout` passed.
@@ -103,27 +114,6 @@ pub struct Facts {
     pub remedy: &'static str,
 }
 
-/// The codes of gRPC that Pillion makes
-/// (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum GrpcCode {
-    /// The caller gave up.
-    Cancelled = 1,
-    /// The deadline passed.
-    DeadlineExceeded = 4,
-    /// The policy does not allow it.
-    PermissionDenied = 7,
-    /// A limit is reached.
-    ResourceExhausted = 8,
-    /// No route takes the call.
-    Unimplemented = 12,
-    /// The request or the answer breaks the protocol.
-    Internal = 13,
-    /// Try again later.
-    Unavailable = 14,
-}
-
 /// A failure of one request.
 #[derive(Debug)]
 pub struct ProxyError {
@@ -143,12 +133,15 @@ pub struct ProxyError {
 
 impl Reason {
     /// Every reason, for the documentation's and the tests' sake.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::MalformedRequest,
         Self::TargetTooLong,
         Self::HeaderTooLarge,
         Self::RequestTimeout,
         Self::ClientClosed,
+        Self::InvalidMessage,
+        Self::MessageTooLarge,
+        Self::UnsupportedMediaType,
         Self::NoRoute,
         Self::EgressDenied,
         Self::LoopDetected,
@@ -163,6 +156,7 @@ impl Reason {
         Self::ResetBeforeHeaders,
         Self::ResetAfterHeaders,
         Self::MalformedResponse,
+        Self::UntranslatableResponse,
         Self::ResponseHeaderTooLarge,
         Self::Timeout,
         Self::PerTryTimeout,
@@ -213,6 +207,30 @@ impl Reason {
                 Client,
                 "The caller went away before the answer was complete",
                 "Look at the caller's own timeout.",
+            ),
+            Self::InvalidMessage => (
+                "invalid_message",
+                400,
+                G::InvalidArgument,
+                Client,
+                "A message does not fit its type",
+                "Correct the client: `detail` says what does not fit the `.proto`.",
+            ),
+            Self::MessageTooLarge => (
+                "message_too_large",
+                413,
+                G::ResourceExhausted,
+                Client,
+                "A message is too large",
+                "Send less at a time, or raise `json.max_message`.",
+            ),
+            Self::UnsupportedMediaType => (
+                "unsupported_media_type",
+                415,
+                G::InvalidArgument,
+                Client,
+                "The body is not in a form that is taken here",
+                "Send JSON, not compressed, with `content-type: application/json`.",
             ),
             Self::NoRoute => (
                 "no_route",
@@ -326,6 +344,14 @@ impl Reason {
                 "The service's answer breaks the rules of HTTP",
                 "Correct the service: `detail` says what is wrong.",
             ),
+            Self::UntranslatableResponse => (
+                "untranslatable_response",
+                502,
+                G::Internal,
+                Upstream,
+                "The service's answer can't be put into JSON",
+                "`detail` says why: make the descriptor anew from the service's `.proto`, or raise `json.max_message`.",
+            ),
             Self::ResponseHeaderTooLarge => (
                 "response_header_too_large",
                 502,
@@ -375,21 +401,6 @@ impl Side {
             Self::Client => "client",
             Self::Proxy => "proxy",
             Self::Upstream => "upstream",
-        }
-    }
-}
-
-impl GrpcCode {
-    /// The name that gRPC libraries print.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Cancelled => "CANCELLED",
-            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
-            Self::PermissionDenied => "PERMISSION_DENIED",
-            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
-            Self::Unimplemented => "UNIMPLEMENTED",
-            Self::Internal => "INTERNAL",
-            Self::Unavailable => "UNAVAILABLE",
         }
     }
 }

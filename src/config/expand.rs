@@ -191,6 +191,11 @@ impl Sources<'_> {
 
 /// Reads a file of text that is not larger than `most` bytes.
 pub fn read_bounded(path: &Path, most: usize) -> Result<String, String> {
+    String::from_utf8(read_bytes(path, most)?).map_err(|_| "it is not UTF-8 text".into())
+}
+
+/// Reads a file that is not larger than `most` bytes.
+pub fn read_bytes(path: &Path, most: usize) -> Result<Vec<u8>, String> {
     use std::io::Read;
     let file = std::fs::File::open(path).map_err(|error| plain(&error))?;
     if file.metadata().is_ok_and(|meta| meta.is_dir()) {
@@ -201,7 +206,7 @@ pub fn read_bounded(path: &Path, most: usize) -> Result<String, String> {
     if bytes.len() > most {
         return Err(format!("it is larger than {} KiB", most / 1024));
     }
-    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".into())
+    Ok(bytes)
 }
 
 /// An error of the system in words that are the same everywhere.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use super::descriptor;
 use super::expand::{self, Environment, Sources};
 use super::form;
 use super::model::Model;
@@ -76,7 +77,8 @@ pub fn load_policy(path: &Path, environment: &Environment) -> Result<Loaded, Pro
     let file = File::new("", main);
     let root = file.parse(main, &mut loader.problems);
     let Some(root) = root else { return Err(loader.refuse_problems()) };
-    let routes: Vec<Routes> = routes.into_iter().collect();
+    let mut routes: Vec<Routes> = routes.into_iter().collect();
+    loader.descriptors(&mut routes);
     let at = At::root(&file, &root);
     let model = resolve::resolve(&form::Main::default(), at, &routes, environment, &mut loader.problems);
     loader.finish(model).map_err(|refused| refused.problems)
@@ -138,12 +140,15 @@ impl<'a> Loader<'a> {
             outbound: main.outbound.take().unwrap_or_default(),
             file: file.clone(),
             root: root.clone(),
+            inbound_json: BTreeMap::new(),
+            outbound_json: BTreeMap::new(),
         }];
         for path in self.policies(&main, At::root(&file, &root), policies) {
             let Some(text) = self.read(&path) else { continue };
             let short = path.strip_prefix(&self.folder).unwrap_or(&path).display().to_string();
             routes.extend(self.policy(&path.display().to_string(), &text, &format!("{short}#")));
         }
+        self.descriptors(&mut routes);
         let at = At::root(&file, &root);
         let model = resolve::resolve(&main, at, &routes, self.environment, &mut self.problems);
         self.finish(model)
@@ -227,7 +232,20 @@ impl<'a> Loader<'a> {
         let form: form::Policy = self.typed(&file, &root)?;
         self.note(&file, &root, prefix);
         let (inbound, outbound) = (form.inbound.unwrap_or_default(), form.outbound.unwrap_or_default());
-        Some(Routes { file, root, inbound, outbound })
+        let (inbound_json, outbound_json) = (BTreeMap::new(), BTreeMap::new());
+        Some(Routes { file, root, inbound, outbound, inbound_json, outbound_json })
+    }
+
+    /// The descriptor files that the entries name.
+    fn descriptors(&mut self, routes: &mut [Routes]) {
+        let mut files = descriptor::Files::default();
+        for file in routes {
+            files.read(file, &mut self.problems);
+        }
+        for (path, content) in files.read {
+            (&path, content).hash(&mut self.hasher);
+            self.watched.push(path);
+        }
     }
 
     /// The policy files, sorted; each once.

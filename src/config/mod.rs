@@ -6,6 +6,7 @@
 //! lets the next one see what is left.
 
 pub mod check;
+mod descriptor;
 pub mod dev;
 mod expand;
 mod form;

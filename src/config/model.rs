@@ -5,6 +5,8 @@
 //! The file's own shape is in `form.rs`; the way from there to here is
 //! `resolve.rs`. Where each value was written stands in [`Model::sources`].
 
+mod json;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use http::Method;
 use http::header::HeaderName;
 
+pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
 pub use crate::base::Limits;
 use crate::base::{Origin, Protocol, UpstreamName};
 
@@ -271,6 +274,10 @@ pub struct RoutePolicy {
     pub retry: Option<Retry>,
     /// How an endpoint is picked.
     pub balance: Balance,
+    /// Whether calls of gRPC-Web become gRPC calls; default false.
+    pub grpc_web: bool,
+    /// How calls with JSON become gRPC calls; `None`: they don't.
+    pub json: Option<Arc<Json>>,
 }
 
 /// `timeout`.
@@ -367,6 +374,8 @@ impl Default for RoutePolicy {
             connect_timeout: Duration::from_secs(1),
             retry: None,
             balance: Balance::Ewma,
+            grpc_web: false,
+            json: None,
         }
     }
 }

@@ -15,8 +15,8 @@ use self::ports::Port;
 use super::expand::Environment;
 use super::form;
 use super::model::{
-    Dns, Drain, Egress, Health, Limits, Listen, Local, Locality, Model, Propagator, RoutePolicy, Service,
-    Source, Telemetry,
+    Dns, Drain, Egress, Health, Json, Limits, Listen, Local, Locality, Model, Propagator, RoutePolicy,
+    Service, Source, Telemetry,
 };
 use super::problem::{Problem, Problems};
 use super::text::Size;
@@ -41,6 +41,10 @@ pub(super) struct Routes {
     pub inbound: Vec<form::Inbound>,
     /// Its entries.
     pub outbound: Vec<form::Outbound>,
+    /// What `json` of these entries says, by their number.
+    pub inbound_json: BTreeMap<usize, Arc<Json>>,
+    /// The same.
+    pub outbound_json: BTreeMap<usize, Arc<Json>>,
 }
 
 impl<'a> At<'a> {

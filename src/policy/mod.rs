@@ -4,3 +4,4 @@
 pub mod balance;
 pub mod retry;
 pub mod routes;
+pub mod transcode;

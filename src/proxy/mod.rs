@@ -17,6 +17,7 @@ mod request;
 mod retries;
 mod router;
 mod stack;
+mod transcode;
 mod tunnel;
 mod worker;
 

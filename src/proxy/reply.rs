@@ -15,6 +15,7 @@ use super::connection::Door;
 use crate::base::error::{Facts, GrpcCode};
 use crate::base::{ProxyError, Reason};
 use crate::codec::Body;
+use crate::policy::transcode::web::Web;
 use crate::telemetry::record::Record;
 
 /// In which form the caller reads an error.
@@ -24,6 +25,8 @@ pub enum Form {
     Http,
     /// Trailers only: a gRPC status with details, of the caller's content type.
     Grpc(HeaderValue),
+    /// The same in gRPC-Web's form: the status is the body.
+    Web(HeaderValue, Web),
 }
 
 /// RFC 9457, with members of our own.
@@ -92,6 +95,9 @@ impl Form {
     /// The form for a request with this head.
     pub fn of(head: &request::Parts) -> Self {
         match head.headers.get(CONTENT_TYPE) {
+            Some(kind) if kind.as_bytes().starts_with(b"application/grpc-web") => {
+                Web::of(&head.headers).map_or(Self::Http, |web| Self::Web(kind.clone(), web))
+            }
             Some(kind) if kind.as_bytes().starts_with(b"application/grpc") => Self::Grpc(kind.clone()),
             _ => Self::Http,
         }
@@ -112,6 +118,11 @@ pub fn answer(door: &Door, error: &ProxyError, form: Form, mut record: Record) -
     let (mut response, body) = match form {
         Form::Http => http(error, &facts, service.as_str()),
         Form::Grpc(kind) => grpc(error, &facts, service.as_str(), kind),
+        Form::Web(kind, web) => {
+            let (mut response, _) = grpc(error, &facts, service.as_str(), kind.clone());
+            let body = super::transcode::web::error(&kind, web, response.headers_mut());
+            (response, body)
+        }
     };
     let headers = response.headers_mut();
     headers.insert("pillion-error", HeaderValue::from_static(facts.word));

@@ -14,8 +14,9 @@ use tower::{Service as _, ServiceExt as _};
 use super::connection::Door;
 use super::router::Route;
 use super::stack::{self, Call};
+use super::transcode::{self, Translation};
 use super::{Answer, answer, egress, prepare, reply, tunnel};
-use crate::base::ProxyError;
+use crate::base::{Protocol, ProxyError};
 use crate::codec::{Body, Exchange, Upgrade};
 use crate::telemetry::record::Record;
 use crate::upstream::Upstream;
@@ -27,6 +28,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(1);
 enum Prepared {
     /// A call of its route's upstream.
     Call(Rc<Call>),
+    /// The same, for a caller of gRPC-Web or JSON.
+    Translated(Rc<Call>, Translation),
     /// A tunnel to it.
     Tunnel(Rc<Route>, Instant),
 }
@@ -50,7 +53,7 @@ impl Later {
 impl Prepared {
     fn route(&self) -> &Route {
         match self {
-            Self::Call(call) => &call.route,
+            Self::Call(call) | Self::Translated(call, _) => &call.route,
             Self::Tunnel(route, _) => route,
         }
     }
@@ -91,6 +94,9 @@ pub fn serve(
         };
         let answered = match prepared {
             Ok(Prepared::Call(call)) => attempt(&door, call, body).await.map(Ok),
+            Ok(Prepared::Translated(call, how)) => {
+                Box::pin(transcode::call(door.clone(), call, body, how)).await.map(Ok)
+            }
             Ok(Prepared::Tunnel(route, since)) => Box::pin(tunnel::open(&door, route, since)).await.map(Err),
             Err(error) => Err(error),
         };
@@ -110,18 +116,34 @@ fn prepare(
     record: &mut Record,
 ) -> Result<Prepared, ProxyError> {
     // Match.
-    let route = door.router().find(door, &head, exchange.authority.as_ref())?;
+    let mut route = door.router().find(door, &head, exchange.authority.as_ref())?;
     record.set_route(route.metrics.clone());
     if exchange.upgrade == Upgrade::Connect {
         return Ok(Prepared::Tunnel(route, exchange.received));
     }
+    // Translate.
+    let policy = &route.policy;
+    let translation = match policy.grpc_web || policy.json.is_some() {
+        true => transcode::head(door, &mut route, &mut head, &exchange)?,
+        false => None,
+    };
     // Prepare.
     prepare::request(&mut head, door, &exchange)?;
-    Ok(Prepared::Call(Rc::new(Call::new(door, route, head, exchange))))
+    let Some(how) = translation else {
+        return Ok(Prepared::Call(Rc::new(Call::new(door, route, head, exchange))));
+    };
+    record.set_route(route.metrics.clone());
+    let mut call = Call::new(door, route, head, exchange);
+    call.protocol = Protocol::Grpc;
+    Ok(Prepared::Translated(Rc::new(call), how))
 }
 
 /// Attempts, as often as the policy says, and the answer made ready.
-async fn attempt(door: &Door, call: Rc<Call>, body: Body) -> Result<(Response<Body>, Rc<Call>), ProxyError> {
+pub(super) async fn attempt(
+    door: &Door,
+    call: Rc<Call>,
+    body: Body,
+) -> Result<(Response<Body>, Rc<Call>), ProxyError> {
     let mut stack = stack::of(&call.route, &door.worker);
     let request = stack::Attempt { call: call.clone(), body };
     let mut response = match &door.worker.layer {

@@ -65,6 +65,8 @@ pub struct Route {
     pub limits: Rc<Limits>,
     /// Where it was written.
     pub origin: Option<Origin>,
+    /// Written as `grpc package.Service/Method`.
+    pub grpc: bool,
     last_used: Cell<Instant>,
 }
 
@@ -346,7 +348,8 @@ impl Routes {
         let patterns = written.iter().enumerate().map(|(index, route)| (route.pattern.clone(), index));
         let routes = written.iter().map(|route| {
             let template = route.pattern.template.clone();
-            Rc::new(target.route(template, &route.policy, Some(route.origin.clone())))
+            let made = target.route(template, &route.policy, Some(route.origin.clone()));
+            Rc::new(Route { grpc: route.pattern.grpc, ..made })
         });
         Self {
             matcher: Matcher::new(patterns),
@@ -370,6 +373,7 @@ impl Target<'_> {
             budget: RefCell::new(Budget::new(share)),
             limits: self.limits.clone(),
             origin,
+            grpc: false,
             last_used: Cell::new(self.now),
         }
     }

@@ -18,8 +18,8 @@ use super::deadline::Deadline;
 use super::retries::Retries;
 use super::router::Route;
 use super::worker::Worker;
-use crate::base::ProxyError;
 use crate::base::timers::Timers;
+use crate::base::{Protocol, ProxyError};
 use crate::codec::pace::Moved;
 use crate::codec::{Body, Exchange, Interim, SendContext, Upgrade};
 use crate::config::model::{Balance, HashOn};
@@ -42,6 +42,8 @@ pub struct Call {
     pub received: Instant,
     /// Whether the caller asks to change the protocol.
     pub upgrade: Upgrade,
+    /// What is spoken to the upstream.
+    pub protocol: Protocol,
     interim: Interim,
     moved: Option<Moved>,
     worker: Rc<Worker>,
@@ -65,6 +67,7 @@ impl Call {
     pub fn new(door: &Door, route: Rc<Route>, head: request::Parts, exchange: Exchange) -> Self {
         Self {
             head,
+            protocol: route.protocol,
             route,
             received: exchange.received,
             upgrade: exchange.upgrade,
@@ -139,7 +142,7 @@ async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, Prox
         head: &call.head,
         balance: &policy.balance,
         key: key.as_deref(),
-        protocol: call.route.protocol,
+        protocol: call.protocol,
         connect_timeout: policy.connect_timeout,
         send: SendContext {
             limits: &call.route.limits,

@@ -20,3 +20,4 @@ mod policy;
 mod process;
 mod support;
 mod tcp;
+mod transcode;

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::Protocol;
-use crate::config::text::{Bind, Header, Host, Percent, Range, Span, Upstream, Word};
+use crate::config::text::{Bind, Header, Host, Percent, Range, Size, Span, Upstream, Word};
 
 /// Calls to the service: a route, or without `route` what applies to all of them.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -29,6 +29,11 @@ pub struct Inbound {
     /// The same for upgraded connections, CONNECT tunnels and opaque streams.
     #[schemars(extend("default" = "1h"))]
     pub tunnel_idle: Option<Span>,
+    /// Calls of gRPC-Web become gRPC calls.
+    #[schemars(extend("default" = false))]
+    pub grpc_web: Option<bool>,
+    /// Calls with JSON become gRPC calls. Default: they pass untouched.
+    pub json: Option<Json>,
 }
 
 /// Calls that the service makes: a route, or without `route` what applies to
@@ -69,6 +74,34 @@ pub struct Outbound {
     pub retry: Option<Retry>,
     /// How an address is picked.
     pub balance: Option<Balance>,
+    /// Calls of gRPC-Web become gRPC calls.
+    #[schemars(extend("default" = false))]
+    pub grpc_web: Option<bool>,
+    /// Calls with JSON become gRPC calls. Default: they pass untouched.
+    pub json: Option<Json>,
+}
+
+/// How calls with JSON become gRPC calls.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["descriptor"]))]
+pub struct Json {
+    /// A `FileDescriptorSet` with all imports, relative to this file; at most 16 MiB.
+    pub descriptor: Option<Word>,
+    /// Full names of the services that can be called. Default: all of the descriptor.
+    pub services: Option<Vec<Word>>,
+    /// Answers name fields as the `.proto` does, and not in `lowerCamelCase`.
+    #[schemars(extend("default" = false))]
+    pub preserve_names: Option<bool>,
+    /// Answers hold fields that have their default value.
+    #[schemars(extend("default" = false))]
+    pub emit_defaults: Option<bool>,
+    /// Fields and query parameters that nobody knows are passed over, and not refused.
+    #[schemars(extend("default" = false))]
+    pub ignore_unknown: Option<bool>,
+    /// Bytes of one message; 1 KiB to 256 MiB.
+    #[schemars(extend("default" = "4MiB"))]
+    pub max_message: Option<Size>,
 }
 
 /// A condition on a value.

@@ -13,7 +13,7 @@ use super::{At, Routes, protocol, set};
 use crate::base::UpstreamName;
 use crate::config::form;
 use crate::config::model::{
-    Balance, HashOn, Model, Pattern, Retry, RetryOn, Route, RoutePolicy, Source, Timeout, Upstream,
+    Balance, HashOn, Json, Model, Pattern, Retry, RetryOn, Route, RoutePolicy, Source, Timeout, Upstream,
     ValueMatch,
 };
 use crate::config::problem::Problems;
@@ -54,6 +54,8 @@ struct Said<'a> {
     connect_timeout: Option<Duration>,
     retry: Option<&'a form::Retry>,
     balance: Option<&'a form::Balance>,
+    grpc_web: Option<bool>,
+    json: Option<&'a Arc<Json>>,
 }
 
 impl<'a> From<&'a form::Outbound> for Said<'a> {
@@ -65,6 +67,8 @@ impl<'a> From<&'a form::Outbound> for Said<'a> {
             connect_timeout: form.connect_timeout.as_ref().map(|d| d.0),
             retry: form.retry.as_ref(),
             balance: form.balance.as_ref(),
+            grpc_web: form.grpc_web,
+            json: None,
         }
     }
 }
@@ -75,8 +79,16 @@ impl From<&form::Inbound> for Said<'_> {
             timeout: form.timeout.as_ref().map(|d| d.0),
             idle_timeout: form.idle_timeout.as_ref().map(|d| d.0),
             tunnel_idle: form.tunnel_idle.as_ref().map(|d| d.0),
+            grpc_web: form.grpc_web,
             ..Self::default()
         }
+    }
+}
+
+impl<'a> Said<'a> {
+    /// The same, with the `json` of the entry at `index`.
+    fn with_json(self, list: &'a BTreeMap<usize, Arc<Json>>, index: usize) -> Self {
+        Self { json: list.get(&index), ..self }
     }
 }
 
@@ -120,7 +132,7 @@ fn inbound(files: &[Routes], model: &mut Model, problems: &mut Problems) {
                 problems.push(at.problem(format!("another entry without `route`; the first is at {place}")));
             }
             first.get_or_insert(at);
-            shared = form.into();
+            shared = Said::from(form).with_json(&file.inbound_json, index);
         }
     }
     model.inbound_defaults = policy(Said::default(), shared);
@@ -130,7 +142,7 @@ fn inbound(files: &[Routes], model: &mut Model, problems: &mut Problems) {
             let Some(route) = &form.route else { continue };
             let conditions = (&form.host, &form.headers, &form.query);
             let Some(pattern) = pattern(route, conditions, at, problems) else { continue };
-            let policy = policy(form.into(), shared);
+            let policy = policy(Said::from(form).with_json(&file.inbound_json, index), shared);
             model.inbound.push(Route { to: None, pattern, policy, origin: at.key("route").origin() });
         }
     }
@@ -154,7 +166,7 @@ fn blocks<'a>(
                 continue;
             }
             conditions_without_route(at, problems);
-            let said = Said::from(form);
+            let said = Said::from(form).with_json(&file.outbound_json, index);
             if let Some(first) = model.upstreams.get(&to.0).and_then(|upstream| upstream.origin.as_ref()) {
                 let name = at.key("to").shown();
                 let message = format!("another entry of `{name}` without `route`; the first is at {first}");
@@ -202,7 +214,7 @@ fn outbound(
             check_retry(form.into(), shared, at, problems);
             let (Some(pattern), Some(to)) = (pattern, &form.to) else { continue };
             model.upstreams.entry(to.0.clone()).or_default();
-            let policy = policy(form.into(), shared);
+            let policy = policy(Said::from(form).with_json(&file.outbound_json, index), shared);
             model.outbound.push(Route {
                 to: Some(to.0.clone()),
                 pattern,
@@ -313,6 +325,8 @@ fn policy(own: Said<'_>, shared: Said<'_>) -> RoutePolicy {
     if let Some(balance) = own.balance.or(shared.balance).and_then(balance) {
         policy.balance = balance;
     }
+    set(&mut policy.grpc_web, own.grpc_web.or(shared.grpc_web));
+    policy.json = own.json.or(shared.json).cloned();
     policy
 }
 

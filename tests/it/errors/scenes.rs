@@ -13,6 +13,7 @@ use pillion::config::model::{
     Dns, Egress, Pattern, Retry, RetryOn, Route, RoutePolicy, Segment, Source, Timeout,
 };
 
+use crate::support::h2peer::{Answer, H2Backend};
 use crate::support::sidecar::Setup;
 use crate::support::wire::Wire;
 use crate::support::{Deaf, Server, Sidecar, request, sidecar, until};
@@ -58,6 +59,10 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
         let setup = sidecar("front").with(|model| model.limits.header_timeout = SHORT);
         scene(Reason::RequestTimeout, setup).raw("GET / HTTP/1.1\r\nHos").only_http1()
     }),
+    (Reason::InvalidMessage, || translated(Reason::InvalidMessage, "", "{")),
+    (Reason::MessageTooLarge, || translated(Reason::MessageTooLarge, "", &"a".repeat(2000))),
+    (Reason::UnsupportedMediaType, || translated(Reason::UnsupportedMediaType, "text/plain", "{}")),
+    (Reason::UntranslatableResponse, untranslatable),
     (Reason::NoRoute, no_route),
     (Reason::EgressDenied, || {
         let only = |model: &mut Model| model.egress = Egress::RegisteredOnly;
@@ -235,6 +240,32 @@ fn pattern(template: &str, segments: Vec<Segment>) -> Pattern {
         query: Vec::new(),
         grpc: false,
     }
+}
+
+/// A call with JSON that fails before it is sent.
+fn translated(reason: Reason, kind: &str, body: &str) -> Scene {
+    let kind = if kind.is_empty() { "application/json" } else { kind };
+    let length = body.len();
+    let raw = format!(
+        "POST /v1/users HTTP/1.1\r\nHost: users\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    let json = crate::transcode::shop(", max_message: 1KiB");
+    let setup = sidecar("front").empty("users").with(|model| model.defaults.json = Some(json));
+    scene(reason, setup).raw(&raw).only_http1()
+}
+
+/// A service that answers with a compressed message.
+fn untranslatable() -> Scene {
+    let backend = H2Backend::answering(|_| Answer {
+        head: http::Response::builder().header("content-type", "application/grpc").body(()).unwrap(),
+        body: vec![bytes::Bytes::from_static(b"\x01\0\0\0\0")],
+        ..Answer::default()
+    });
+    let json = crate::transcode::shop("");
+    let setup = sidecar("front").upstream("users", backend.address());
+    let setup = setup.with(|model| model.defaults.json = Some(json));
+    let raw = "GET /v1/users/1 HTTP/1.1\r\nHost: users\r\n\r\n";
+    scene(Reason::UntranslatableResponse, setup).raw(raw).only_http1().hold(backend)
 }
 
 fn no_route() -> Scene {

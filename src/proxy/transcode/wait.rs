@@ -1,0 +1,64 @@
+//! What a body gives, awaited no longer than the route allows. For bodies that
+//! have to be whole before anything can be said: what is streamed is bounded by
+//! those who read it.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
+
+use super::super::stack::Call;
+use crate::base::timers::Timer;
+use crate::base::{ProxyError, Reason};
+use crate::codec::Body;
+use crate::config::model::Timeout;
+
+/// See the module's text.
+pub struct Wait {
+    call: Rc<Call>,
+    end: Option<Timer>,
+    quiet: Timer,
+    idle: Duration,
+}
+
+impl Wait {
+    /// By the policy of the call's route.
+    pub fn new(call: &Rc<Call>) -> Self {
+        let policy = &call.route.policy;
+        let end = match policy.timeout {
+            Timeout::Whole(limit) => Some(call.timers().at(call.received + limit)),
+            Timeout::Head(_) => None,
+        };
+        let idle = policy.idle_timeout;
+        Self { call: call.clone(), end, quiet: call.timers().at(Instant::now() + idle), idle }
+    }
+
+    /// The next frame of `body`.
+    pub async fn frame(&mut self, body: &mut Body) -> Option<Result<Frame<Bytes>, ProxyError>> {
+        self.quiet.arm(Instant::now() + self.idle);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
+                return Poll::Ready(frame);
+            }
+            if self.call.worker().is_stopping() {
+                let detail = "the time that `drain.deadline` gives was over";
+                return Poll::Ready(Some(Err(ProxyError::new(Reason::ShuttingDown, detail))));
+            }
+            let late = self.end.as_mut().is_some_and(|end| end.poll_fired(cx).is_ready());
+            let error = match (late, self.quiet.poll_fired(cx)) {
+                (true, _) => ProxyError::new(Reason::Timeout, "the call was not complete in time"),
+                (_, Poll::Ready(())) => {
+                    let detail = format!("nothing moved for the {:?} of `idle_timeout`", self.idle);
+                    ProxyError::new(Reason::StreamIdle, detail)
+                }
+                (_, Poll::Pending) => return Poll::Pending,
+            };
+            let rule = self.call.route.origin.clone();
+            Poll::Ready(Some(Err(ProxyError { rule, ..error })))
+        })
+        .await
+    }
+}
