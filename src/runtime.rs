@@ -24,8 +24,9 @@ use crate::upstream::snapshot::EndpointStats;
 
 /// How often a worker that drains looks whether its connections have ended.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long answers may take that say that the sidecar is ending.
-const LAST_WORDS: Duration = Duration::from_millis(250);
+/// How long answers may take that say that the sidecar is ending, and both sides
+/// of a WebSocket to close.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What a worker begins with.
 pub struct Plan {

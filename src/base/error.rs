@@ -382,7 +382,7 @@ impl Reason {
                 G::Unavailable,
                 Upstream,
                 "Nothing moved in either direction for too long",
-                "Send something from time to time, or raise the route's `idle_timeout`.",
+                "Send something from time to time, or raise the route's `idle_timeout`; a tunnel's is `tunnel_idle`.",
             ),
         };
         Facts { word, status, grpc, side, title, remedy }

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, Request, Response, StatusCode};
 
 pub use body::{AnswerBody, Body, Takeover};
+pub use handshake::is_websocket;
 pub use stream::{Duplex, Prefixed, Stream};
 
 use crate::base::Limits;

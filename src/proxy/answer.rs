@@ -10,8 +10,8 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::relay;
 use super::stack::{self, Call};
+use super::websocket::Upgraded;
 use crate::base::timers::Timer;
 use crate::base::{ProxyError, Reason};
 use crate::codec::{AnswerBody, Body, Takeover};
@@ -38,12 +38,11 @@ pub fn pass_on(response: Response<Body>, call: Rc<Call>, mut record: Record) -> 
     if let Body::Tunnel(_) = &answer.body
         && let Body::Tunnel(upstream) = std::mem::take(&mut answer.body)
     {
-        let (timers, idle) = (call.timers().clone(), call.route.policy.tunnel_idle);
         // Not the call: it holds the caller's connection, which has to be free.
-        let active = call.take_active();
+        let (upgraded, active) = (Upgraded::of(&call), call.take_active());
         answer.takeover = Some(Box::new(move |caller| {
             Box::pin(async move {
-                relay::run(caller, upstream, &timers, idle).await;
+                upgraded.relay(caller, upstream).await;
                 drop(active);
             })
         }));

@@ -19,6 +19,7 @@ mod router;
 mod stack;
 mod transcode;
 mod tunnel;
+mod websocket;
 mod worker;
 
 pub use answer::Answer;

@@ -14,12 +14,25 @@ use crate::codec::Stream;
 const BUFFER: usize = 64 * 1024;
 
 /// What went through.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Relayed {
     /// From the first stream to the second.
     pub sent: u64,
     /// From the second stream to the first.
     pub received: u64,
+    /// Why no more did.
+    pub end: End,
+}
+
+/// How a relay ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Both directions have ended.
+    Closed,
+    /// A stream failed.
+    Failed,
+    /// Nothing moved for too long.
+    Idle,
 }
 
 struct Pipe {
@@ -38,12 +51,12 @@ pub async fn run(mut first: Stream, mut second: Stream, timers: &Timers, idle: D
     let (mut there, mut back) = (Pipe::new(), Pipe::new());
     let mut timer = timers.at(Instant::now() + idle);
     let mut seen = 0;
-    std::future::poll_fn(|cx| {
+    let end = std::future::poll_fn(|cx| {
         let done_there = there.poll(&mut first, &mut second, cx);
         let done_back = back.poll(&mut second, &mut first, cx);
         match (done_there, done_back) {
-            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(()),
-            (Poll::Ready(_), Poll::Ready(_)) => return Poll::Ready(()),
+            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(End::Failed),
+            (Poll::Ready(_), Poll::Ready(_)) => return Poll::Ready(End::Closed),
             _ => {}
         }
         let moved = there.moved + back.moved;
@@ -51,10 +64,10 @@ pub async fn run(mut first: Stream, mut second: Stream, timers: &Timers, idle: D
             seen = moved;
             timer.arm(Instant::now() + idle);
         }
-        timer.poll_fired(cx)
+        timer.poll_fired(cx).map(|()| End::Idle)
     })
     .await;
-    Relayed { sent: there.moved, received: back.moved }
+    Relayed { sent: there.moved, received: back.moved, end }
 }
 
 impl Pipe {

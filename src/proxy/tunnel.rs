@@ -104,8 +104,12 @@ pub async fn dial(door: &Door, route: &Route) -> Result<Dialled, ProxyError> {
 async fn copy(door: &Door, route: &Route, caller: Stream, upstream: Dialled) {
     let Dialled { stream: upstream, active, mark: _mark } = upstream;
     let idle = route.policy.tunnel_idle;
+    let _open = door.worker.tunnel(door.direction);
     let relayed = relay::run(caller, upstream, &door.worker.timers, idle).await;
     drop(active);
+    if relayed.end == relay::End::Idle {
+        route.metrics.failed(Reason::StreamIdle);
+    }
     let name = door.worker.metrics.label(route.upstream.name.as_str());
     let count = |direction, bytes| {
         door.worker.metrics.counter(&names::TCP_BYTES, &[&name, direction]).increment(bytes);

@@ -58,6 +58,7 @@ pub struct Worker {
     context: RefCell<Option<Rc<ServerContext>>>,
     unrouted: [Rc<RouteMetrics>; 2],
     open: [Told; 2],
+    tunnels: [Told; 2],
     active: [Told; 2],
     date: RefCell<(u64, HeaderValue)>,
 }
@@ -74,6 +75,12 @@ pub struct Accepting(Rc<Worker>);
 
 /// Counts a connection that is made ahead, for as long as it is held.
 pub struct Ahead(Rc<Worker>);
+
+/// Counts a tunnel for as long as it is held.
+pub struct OpenTunnel {
+    worker: Rc<Worker>,
+    direction: Direction,
+}
 
 /// Counts a connection for as long as it is held.
 pub struct OpenConnection {
@@ -133,6 +140,7 @@ impl Worker {
             context: RefCell::default(),
             unrouted: [unrouted(Direction::Inbound), unrouted(Direction::Outbound)],
             open: told(&names::CONNECTIONS_OPEN),
+            tunnels: told(&names::TUNNELS_OPEN),
             active: told(&names::ACTIVE_REQUESTS),
             date: RefCell::new((0, HeaderValue::from_static(""))),
         });
@@ -205,6 +213,13 @@ impl Worker {
         OpenConnection { worker: self.clone(), direction }
     }
 
+    /// Counts a tunnel.
+    pub fn tunnel(self: &Rc<Self>, direction: Direction) -> OpenTunnel {
+        let open = &self.tunnels[direction as usize];
+        open.now.set(open.now.get() + 1);
+        OpenTunnel { worker: self.clone(), direction }
+    }
+
     /// A listener is served as long as what this gives is held.
     pub fn accepting(self: &Rc<Self>) -> Accepting {
         self.listeners.set(self.listeners.get() + 1);
@@ -274,7 +289,7 @@ impl Worker {
         for (active, unrouted) in self.active.iter().zip(&self.unrouted) {
             active.now.set(unrouted.active());
         }
-        for told in self.open.iter().chain(&self.active) {
+        for told in self.open.iter().chain(&self.tunnels).chain(&self.active) {
             let change = told.now.get() - told.told.replace(told.now.get());
             if change != 0 {
                 told.gauge.increment(change as f64);
@@ -298,6 +313,13 @@ impl Drop for Accepting {
 impl Drop for Ahead {
     fn drop(&mut self) {
         self.0.ahead.set(self.0.ahead.get() - 1);
+    }
+}
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        let open = &self.worker.tunnels[self.direction as usize];
+        open.now.set(open.now.get() - 1);
     }
 }
 

@@ -73,7 +73,10 @@ names! {
         "Times that a limit of the section `limits` was hit.";
     /// Bytes of opaque streams.
     TCP_BYTES = Counter "pillion_tcp_bytes_total" ["upstream", "direction"]
-        "Bytes of tunnels and opaque streams, to (sent) and from (received) the upstream.";
+        "Bytes of tunnels, upgraded connections and opaque streams, to (sent) and from (received) the upstream.";
+    /// Tunnels open.
+    TUNNELS_OPEN = Gauge "pillion_tunnels_open" ["direction"]
+        "Upgraded connections, opaque CONNECT tunnels and opaque streams that are open now.";
     /// Upstream connections made.
     UPSTREAM_CONNECTS = Counter "pillion_upstream_connects_total" ["upstream", "result"]
         "Connections to endpoints, by how they ended: ok, refused, timeout, failed.";

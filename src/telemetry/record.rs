@@ -83,6 +83,11 @@ impl RouteMetrics {
         self.metrics.counter(&names::RETRIES, &[&self.upstream, why]).increment(1);
     }
 
+    /// Which way its requests go.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
     /// Requests at hand whose record began here.
     pub fn active(&self) -> i64 {
         self.active.get()

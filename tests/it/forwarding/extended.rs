@@ -56,7 +56,7 @@ impl Channel {
     }
 }
 
-fn connect(protocol: &str, uri: &str) -> Request<()> {
+pub fn connect(protocol: &str, uri: &str) -> Request<()> {
     let request = Request::connect(uri).extension(Protocol::from(protocol));
     request.header("sec-websocket-version", "13").body(()).unwrap()
 }
@@ -82,7 +82,7 @@ fn shout(seen: &Mutex<Vec<request::Request>>, number: usize, mut stream: TcpStre
     stream.write_all(b"END").unwrap();
 }
 
-fn accept(key: &str) -> String {
+pub fn accept(key: &str) -> String {
     use base64::Engine as _;
     use sha1::Digest as _;
     let digest = sha1::Sha1::digest(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11"));

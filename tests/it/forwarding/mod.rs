@@ -5,6 +5,7 @@ mod extended;
 mod http1;
 mod http2;
 mod tunnels;
+mod websockets;
 
 use std::net::SocketAddr;
 
