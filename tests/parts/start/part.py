@@ -108,6 +108,11 @@ def serve(options, begin, end=signal.SIGTERM, ready=None):
         raise Stopped
 
     parent = os.getppid()
+
+    def heed_parent():
+        if options.with_parent and os.getppid() != parent:
+            raise Stopped
+
     processes = []
     try:
         signal.signal(signal.SIGTERM, stop)
@@ -119,13 +124,12 @@ def serve(options, begin, end=signal.SIGTERM, ready=None):
         while not check():
             if server.poll() is not None or time.monotonic() > deadline:
                 fail(f"the server does not serve:\n{last_words(options.folder)}")
+            heed_parent()
             time.sleep(0.05)
-        if not (options.folder / "pid").exists():
-            (options.folder / "pid").write_text(f"{server.pid}\n")
+        (options.folder / "pid").write_text(f"{server.pid}\n")
         print(f"ready {HOST}:{options.port}", flush=True)
         while server.poll() is None:
-            if options.with_parent and os.getppid() != parent:
-                raise Stopped
+            heed_parent()
             time.sleep(0.1)
         fail(f"the server ended by itself ({server.returncode}):\n{last_words(options.folder)}")
     except Stopped:
@@ -134,21 +138,16 @@ def serve(options, begin, end=signal.SIGTERM, ready=None):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         for process in reversed(processes):
-            finish(process, options.folder, end, process is processes[-1])
+            finish(process, options.folder, end)
         (options.folder / "pid").unlink(missing_ok=True)
 
 
-def finish(process, folder, end, is_server):
+def finish(process, folder, end):
     """Ends one process; then, whatever is left of its session."""
     if process.poll() is None:
-        # A server that a script started has written its own id.
-        own = folder / "pid"
-        target = int(own.read_text()) if is_server and own.exists() else process.pid
+        process.send_signal(end)
         try:
-            os.kill(target, end)
             process.wait(TO_END)
-        except ProcessLookupError:
-            pass
         except subprocess.TimeoutExpired:
             print(f"{process.args[0]} had to be killed:\n{last_words(folder)}", file=sys.stderr)
     try:

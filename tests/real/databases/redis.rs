@@ -30,7 +30,7 @@ fn ask(at: SocketAddr, words: &[&str]) -> String {
 /// against what the server has.
 fn load(at: SocketAddr, server: SocketAddr) {
     let until = Instant::now() + Duration::from_secs(sizes::seconds());
-    let (count, mut rounds) = (if sizes::full() { 48_000 } else { 1_600 }, 0);
+    let (count, mut rounds) = (if sizes::full() { 16_000 } else { 1_600 }, 0);
     while rounds == 0 || Instant::now() < until {
         for (clients, pipeline) in [("50", "1"), ("200", "16")] {
             assert_eq!(ask(server, &["FLUSHALL"]), "+OK");
