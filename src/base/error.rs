@@ -55,6 +55,8 @@ pub enum Reason {
     ConnectTimeout,
     /// The connection failed in another way: no route to the host, no port left.
     ConnectFailed,
+    /// The endpoint does not speak HTTP/2, which the call needs.
+    NoHttp2,
     /// The connection ended before the head of the answer.
     ResetBeforeHeaders,
     /// The connection ended within the answer.
@@ -129,11 +131,14 @@ pub struct ProxyError {
     pub retry_after: Option<Duration>,
     /// The key under `limits` of the limit that was hit.
     pub limit: Option<&'static str>,
+    /// The code with which the peer reset the stream (RFC 9113, section 7),
+    /// where it did.
+    pub reset: Option<u32>,
 }
 
 impl Reason {
     /// Every reason, for the documentation's and the tests' sake.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::MalformedRequest,
         Self::TargetTooLong,
         Self::HeaderTooLarge,
@@ -153,6 +158,7 @@ impl Reason {
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::ConnectFailed,
+        Self::NoHttp2,
         Self::ResetBeforeHeaders,
         Self::ResetAfterHeaders,
         Self::MalformedResponse,
@@ -320,6 +326,14 @@ impl Reason {
                 "No connection to the endpoint could be made",
                 "`detail` holds the system's error.",
             ),
+            Self::NoHttp2 => (
+                "no_http2",
+                502,
+                G::Unavailable,
+                Upstream,
+                "The endpoint does not speak HTTP/2, which the call needs",
+                "Set `protocol: http1` for a service that speaks only HTTP/1; one of gRPC must speak HTTP/2 without TLS.",
+            ),
             Self::ResetBeforeHeaders => (
                 "reset_before_headers",
                 502,
@@ -408,7 +422,15 @@ impl Side {
 impl ProxyError {
     /// A failure of a request that may have been sent.
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into(), sent: Sent::Yes, rule: None, retry_after: None, limit: None }
+        Self {
+            reason,
+            detail: detail.into(),
+            sent: Sent::Yes,
+            rule: None,
+            retry_after: None,
+            limit: None,
+            reset: None,
+        }
     }
 
     /// A failure of a request of which nothing was sent.

@@ -7,6 +7,7 @@ pub mod directory;
 pub mod drain;
 pub mod endpoint;
 pub mod error;
+pub mod grpc;
 pub mod limits;
 pub mod origin;
 pub mod protocol;

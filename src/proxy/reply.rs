@@ -174,11 +174,12 @@ fn grpc(error: &ProxyError, facts: &Facts, service: &str, kind: HeaderValue) -> 
         let delay = ProtoDuration { seconds, nanos };
         details.push(any("RetryInfo", &RetryInfo { retry_delay: Some(delay) }));
     }
-    let status = Status { code: i32::from(facts.grpc as u8), message: message.clone(), details };
+    let code = code(error, facts);
+    let status = Status { code: i32::from(code), message: message.clone(), details };
     let mut response = Response::new(());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, kind);
-    headers.insert("grpc-status", u16::from(facts.grpc as u8).into());
+    headers.insert("grpc-status", u16::from(code).into());
     if let Ok(message) = HeaderValue::from_str(&percent(&message)) {
         headers.insert("grpc-message", message);
     }
@@ -187,6 +188,19 @@ fn grpc(error: &ProxyError, facts: &Facts, service: &str, kind: HeaderValue) -> 
         headers.insert("grpc-status-details-bin", details);
     }
     (response, Body::Empty)
+}
+
+/// The code of the reason; where the service has reset the call, what a library
+/// makes of that when it hears it itself
+/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors>).
+fn code(error: &ProxyError, facts: &Facts) -> u8 {
+    let code = match error.reset {
+        Some(0x7) | None => facts.grpc,
+        Some(0x8) => GrpcCode::Cancelled,
+        Some(0xb) => GrpcCode::ResourceExhausted,
+        Some(_) => GrpcCode::Internal,
+    };
+    code as u8
 }
 
 fn any(name: &str, message: &impl Message) -> Any {

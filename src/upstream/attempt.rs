@@ -10,9 +10,9 @@ use http::{Response, Version, request};
 
 use super::endpoint::{Active, Endpoint};
 use super::{Key, Upstream};
-use crate::base::{Protocol, ProxyError, Reason, Sent, Side};
+use crate::base::{Protocol, ProxyError, Reason, Sent, Side, grpc};
 use crate::codec::http1::client::Connection as Http1;
-use crate::codec::http2::client::Connection as Http2;
+use crate::codec::http2::client::{Connection as Http2, Lease};
 use crate::codec::{Body, Failed, SendContext, Stream, Upgrade};
 use crate::config::model::Balance;
 use crate::policy::retry;
@@ -81,7 +81,7 @@ pub async fn send(
             active.forget();
             return Err(Failed { error: failed.error, body: None });
         }
-        if failed.error.sent == Sent::OnReused && !fresh {
+        if has_gone(&failed.error) || (failed.error.sent == Sent::OnReused && !fresh) {
             // A connection that had died in the pool says nothing of its endpoint.
             active.forget();
         } else {
@@ -101,6 +101,11 @@ pub async fn send(
     }
 }
 
+/// Whether a connection was left by its peer in good order, before the request.
+fn has_gone(error: &ProxyError) -> bool {
+    error.reason == Reason::ResetBeforeHeaders && error.sent == Sent::No && error.reset.is_none()
+}
+
 fn is_unreachable(reason: Reason) -> bool {
     matches!(reason, Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed)
 }
@@ -114,36 +119,48 @@ async fn send_to(
 ) -> Result<Response<Body>, Failed> {
     if call.send.upgrade == Upgrade::Protocol {
         match upgradable(endpoint, call, &body, fresh, now).await {
-            Ok(Some(connection)) => return connection.send(call.head, body, &call.send).await,
+            Ok(Some(lease)) => return lease.send(call.head, body, &call.send).await,
             Ok(None) => {}
             Err(error) => return Err(Failed { error, body: Some(body) }),
         }
     }
-    if speaks_http2(endpoint, call) && call.send.upgrade != Upgrade::Protocol {
-        let connection = match http2(endpoint, call, fresh).await {
-            Ok(connection) => connection,
+    if speaks_http2(endpoint, call, now) && call.send.upgrade != Upgrade::Protocol {
+        match http2(endpoint, call, fresh).await {
+            Ok(lease) => return lease.send(call.head, body, &call.send).await,
+            // Nothing was sent, and the caller does not care how it is.
+            Err(error) if error.reason == Reason::NoHttp2 && may_be_http1(endpoint, call) => {
+                endpoint.speaks_http1(now);
+            }
             Err(error) => return Err(Failed { error, body: Some(body) }),
-        };
-        connection.send(call.head, body, &call.send).await
-    } else {
-        let connection = match http1(endpoint, call, fresh, now).await {
-            Ok(connection) => connection,
-            Err(error) => return Err(Failed { error, body: Some(body) }),
-        };
-        connection.send(call.head, body, &call.send, endpoint.home()).await
+        }
+    }
+    let connection = match http1(endpoint, call, fresh, now).await {
+        Ok(connection) => connection,
+        Err(error) => return Err(Failed { error, body: Some(body) }),
+    };
+    connection.send(call.head, body, &call.send, endpoint.home()).await
+}
+
+fn speaks_http2(endpoint: &Endpoint, call: &Call<'_>, now: Instant) -> bool {
+    match protocol(endpoint, call) {
+        Protocol::Http2 | Protocol::Grpc => true,
+        Protocol::Auto => {
+            call.head.version == Version::HTTP_2 && !(endpoint.is_http1(now) && may_be_http1(endpoint, call))
+        }
+        _ => false,
     }
 }
 
-fn speaks_http2(endpoint: &Endpoint, call: &Call<'_>) -> bool {
-    let protocol = match call.protocol {
+fn protocol(endpoint: &Endpoint, call: &Call<'_>) -> Protocol {
+    match call.protocol {
         Protocol::Auto => endpoint.protocol(),
         told => told,
-    };
-    match protocol {
-        Protocol::Http2 | Protocol::Grpc => true,
-        Protocol::Auto => call.head.version == Version::HTTP_2,
-        _ => false,
     }
+}
+
+/// Whether the call can be sent over HTTP/1 to an endpoint that refuses HTTP/2.
+fn may_be_http1(endpoint: &Endpoint, call: &Call<'_>) -> bool {
+    protocol(endpoint, call) == Protocol::Auto && !grpc::is_call(call.head)
 }
 
 /// A connection on which an upgrade can be asked for in HTTP/2's way; `None`
@@ -154,21 +171,19 @@ async fn upgradable(
     body: &Body,
     fresh: bool,
     now: Instant,
-) -> Result<Option<Http2>, ProxyError> {
-    if !speaks_http2(endpoint, call) || !Http2::can_upgrade(call.head, body) || endpoint.declines(now) {
+) -> Result<Option<Lease>, ProxyError> {
+    if !speaks_http2(endpoint, call, now) || !Http2::can_upgrade(call.head, body) || endpoint.declines(now) {
         return Ok(None);
     }
-    let connection = http2(endpoint, call, fresh).await?;
-    let mut timer = call.send.timers.at(now + call.connect_timeout);
-    let takes = tokio::select! {
-        biased;
-        takes = connection.takes_upgrades() => takes,
-        () = timer.fired() => false,
+    let lease = match http2(endpoint, call, fresh).await {
+        Ok(lease) => Some(lease).filter(Lease::takes_upgrades),
+        Err(error) if error.reason == Reason::NoHttp2 => None,
+        Err(error) => return Err(error),
     };
-    if !takes {
+    if lease.is_none() {
         endpoint.declined(now);
     }
-    Ok(takes.then_some(connection))
+    Ok(lease)
 }
 
 async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool, now: Instant) -> Result<Http1, ProxyError> {
@@ -185,37 +200,54 @@ async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool, now: Instant) 
     Ok(Http1::new(Stream::from(stream)))
 }
 
-async fn http2(endpoint: &Endpoint, call: &Call<'_>, fresh: bool) -> Result<Http2, ProxyError> {
-    if !fresh && let Some(connection) = endpoint.http2() {
-        return Ok(connection);
+async fn http2(endpoint: &Endpoint, call: &Call<'_>, fresh: bool) -> Result<Lease, ProxyError> {
+    if !fresh && let Some(lease) = endpoint.http2() {
+        return Ok(lease);
     }
     Box::pin(connect_http2(endpoint, call)).await
 }
 
-async fn connect_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Http2, ProxyError> {
-    // Others may have made one, or failed to, while this call waited for its turn.
+/// Waits for a connection with room. As many are made at one time as it takes
+/// for all who wait, so that nobody waits for somebody else's call to end.
+async fn connect_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Lease, ProxyError> {
     let asked = Instant::now();
-    let _turn = endpoint.may_connect().await;
-    if let Some(connection) = endpoint.http2() {
-        return Ok(connection);
+    let waiting = endpoint.wait();
+    loop {
+        // Others may have made one, or failed to, meanwhile.
+        if let Some(lease) = endpoint.http2() {
+            return Ok(lease);
+        }
+        if endpoint.is_away(Instant::now()) && asked.elapsed() > Duration::from_millis(10) {
+            let detail = format!("{} did not take a connection a moment ago", endpoint.facts.address);
+            return Err(ProxyError::unsent(Reason::ConnectTimeout, detail));
+        }
+        match waiting.begin() {
+            Some(_making) => {
+                let connection = make_http2(endpoint, call).await?;
+                // Its own first of all: those who wait are woken when this returns.
+                let lease = connection.lease();
+                endpoint.add_http2(connection);
+                let closing =
+                    || ProxyError::unsent(Reason::ResetBeforeHeaders, "the HTTP/2 connection is closing");
+                return lease.ok_or_else(closing);
+            }
+            None => waiting.news().await,
+        }
     }
-    if endpoint.is_away(Instant::now()) && asked.elapsed() > Duration::from_millis(10) {
-        let detail = format!("{} did not take a connection a moment ago", endpoint.facts.address);
-        return Err(ProxyError::unsent(Reason::ConnectTimeout, detail));
-    }
+}
+
+async fn make_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Http2, ProxyError> {
     let limit = call.connect_timeout;
     let stream = endpoint.connect(limit, call.send.timers).await?;
     // Calls share it: a host that has vanished must not take them all.
     let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(VANISHED));
     let mut timer = call.send.timers.at(Instant::now() + limit);
-    let connection = tokio::select! {
+    tokio::select! {
         biased;
-        connection = Http2::handshake(Stream::from(stream), call.send.limits) => connection?,
+        connection = Http2::handshake(Stream::from(stream), call.send.limits) => connection,
         () = timer.fired() => {
-            let detail = "the HTTP/2 preface was not taken in time";
-            return Err(ProxyError { sent: Sent::No, ..ProxyError::new(Reason::ConnectTimeout, detail) });
+            let detail = format!("no HTTP/2 SETTINGS that allow a stream came within {limit:?}");
+            Err(ProxyError::unsent(Reason::ConnectTimeout, detail))
         }
-    };
-    endpoint.add_http2(connection.clone());
-    Ok(connection)
+    }
 }

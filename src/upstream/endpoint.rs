@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 
 use super::connect::Connects;
+use super::connecting::{Connecting, Waiting};
 use super::snapshot::EndpointStats;
 use crate::base::timers::Timers;
 use crate::base::{self, Protocol, ProxyError, UpstreamName};
 use crate::codec::Stream;
 use crate::codec::http1::client::{Connection as Http1, Recycle};
-use crate::codec::http2::client::Connection as Http2;
+use crate::codec::http2::client::{Connection as Http2, Lease, MAX_STREAMS};
 use crate::policy::balance::PeakEwma;
 
 /// Idle HTTP/1 connections that one worker keeps to one endpoint.
@@ -29,6 +29,8 @@ const ASK_AFTER: Duration = Duration::from_millis(500);
 const UNABLE: Duration = Duration::from_millis(500);
 /// How long an endpoint is not asked again whether it takes upgrades over HTTP/2.
 const DECLINED: Duration = Duration::from_secs(30);
+/// How long an endpoint that refused HTTP/2 is not asked again.
+const HTTP1: Duration = Duration::from_secs(60);
 /// How long an endpoint that could not be reached is passed over while there
 /// are others, the first time; it doubles up to [`LONGEST_AWAY`].
 const FIRST_AWAY: Duration = Duration::from_millis(250);
@@ -47,8 +49,10 @@ pub struct Endpoint {
     http2: RefCell<Vec<Http2>>,
     /// When it was last found to take no upgrades over HTTP/2.
     declined: Cell<Option<Instant>>,
-    /// One new HTTP/2 connection at a time.
-    connecting: Semaphore,
+    /// When it was last found to speak HTTP/1 only.
+    http1: Cell<Option<Instant>>,
+    /// HTTP/2 connections that are being made.
+    connecting: Connecting,
     connects: Rc<Connects>,
 }
 
@@ -83,7 +87,8 @@ impl Endpoint {
             idle: RefCell::default(),
             http2: RefCell::default(),
             declined: Cell::new(None),
-            connecting: Semaphore::new(1),
+            http1: Cell::new(None),
+            connecting: Connecting::new(MAX_STREAMS),
             connects,
         })
     }
@@ -143,16 +148,27 @@ impl Endpoint {
         self.recycle(Http1::new(stream));
     }
 
-    /// An HTTP/2 connection with room for a stream.
-    pub fn http2(&self) -> Option<Http2> {
+    /// Room for a stream on the HTTP/2 connection that has the most.
+    pub fn http2(&self) -> Option<Lease> {
         let mut connections = self.http2.borrow_mut();
-        connections.retain(|connection| !connection.is_closed());
-        connections.iter().filter(|connection| connection.has_room()).min_by_key(|c| c.active()).cloned()
+        loop {
+            connections.retain(|connection| !connection.is_closed());
+            let with_room = connections.iter().filter(|connection| connection.has_room());
+            if let Some(lease) = with_room.min_by_key(|c| c.active())?.lease() {
+                return Some(lease);
+            }
+        }
     }
 
     /// Keeps a new HTTP/2 connection.
     pub fn add_http2(&self, connection: Http2) {
+        self.connecting.learn(connection.capacity());
         self.http2.borrow_mut().push(connection);
+    }
+
+    /// A call begins to wait for an HTTP/2 connection.
+    pub fn wait(&self) -> Waiting<'_> {
+        self.connecting.wait()
     }
 
     /// It does not take upgrades over HTTP/2.
@@ -165,9 +181,14 @@ impl Endpoint {
         self.declined.get().is_some_and(|at| now.saturating_duration_since(at) < DECLINED)
     }
 
-    /// Held while an HTTP/2 connection is made.
-    pub async fn may_connect(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
-        self.connecting.acquire().await.ok()
+    /// It was found to speak HTTP/1 only.
+    pub fn speaks_http1(&self, now: Instant) {
+        self.http1.set(Some(now));
+    }
+
+    /// Whether it was found so lately.
+    pub fn is_http1(&self, now: Instant) -> bool {
+        self.http1.get().is_some_and(|found| now.saturating_duration_since(found) < HTTP1)
     }
 
     /// What to speak, after what discovery says.

@@ -5,6 +5,7 @@
 
 mod attempt;
 mod connect;
+mod connecting;
 mod endpoint;
 mod picker;
 pub mod snapshot;

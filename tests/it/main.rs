@@ -10,6 +10,7 @@ mod egress;
 mod endurance;
 mod errors;
 mod forwarding;
+mod grpc;
 mod harness;
 mod hostile_http1;
 mod hostile_http2;

@@ -1,32 +1,30 @@
 //! The client's side of an HTTP/2 connection: many requests at a time.
+//!
+//! Nothing is sent before the peer's SETTINGS have come: by then it is known
+//! that it speaks HTTP/2, and how many streams it takes.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TE};
-use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, request};
-use http_body::Body as _;
-use tokio::sync::OnceCell;
+use h2::client::SendRequest;
+use http::request;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::batch::{Batch, batched};
-use super::extended;
+use super::kept::Kept;
 use super::send::{Broken, Sender};
-use super::tunnel::Tunnel;
-use super::{CONNECTION_WINDOW, Incoming, SEND_BUFFER, STREAM_WINDOW};
+use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, extended};
 use crate::base::Limits;
-use crate::base::{ProxyError, Reason, Sent};
-use crate::codec::http1::client::MAX_INTERIM;
-use crate::codec::{Body, Failed, SendContext, Stream, Upgrade, guard};
+use crate::base::{ProxyError, Reason};
+use crate::codec::{Body, Stream};
 
 /// Streams that we open at most on one connection, whatever the peer allows.
-const MAX_STREAMS: usize = 100;
+pub const MAX_STREAMS: usize = 100;
 
 /// A connection that takes requests. Cheap to clone.
 #[derive(Clone)]
@@ -35,30 +33,42 @@ pub struct Connection {
     shared: Rc<Shared>,
 }
 
-struct Shared {
+/// Room for one request on a connection.
+pub struct Lease {
+    pub(super) sender: SendRequest<Bytes>,
+    pub(super) in_use: InUse,
+}
+
+/// What the handles to a connection share.
+pub(super) struct Shared {
     active: Cell<usize>,
+    /// Streams that the peer allows; 0 until its SETTINGS have come.
+    room: Cell<usize>,
+    /// `room` has changed, or the connection has ended.
+    news: Notify,
     closed: Cell<bool>,
+    /// Why it ended.
+    error: RefCell<Option<h2::Error>>,
+    /// An answer has come on it.
+    served: Cell<bool>,
     last_used: Cell<Instant>,
     task: Cell<Option<AbortHandle>>,
-    /// Asks the peer for a sign.
-    ping: RefCell<Option<h2::PingPong>>,
-    /// The peer's SETTINGS have come.
-    settled: OnceCell<()>,
 }
 
 /// Counts a stream for as long as it lives, and ends what still sends on it.
 pub struct InUse {
-    shared: Rc<Shared>,
+    pub(super) shared: Rc<Shared>,
     upload: Option<AbortHandle>,
 }
 
 impl Connection {
-    /// Speaks the preface on `stream`.
+    /// Speaks the preface on `stream` and waits for the peer's.
     pub async fn handshake(stream: Stream, limits: &Limits) -> Result<Self, ProxyError> {
         let batch = Batch::new(stream);
         let handshake = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_max_send_streams(0)
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
             .enable_push(false)
@@ -68,26 +78,76 @@ impl Connection {
         })?;
         let shared = Rc::new(Shared {
             active: Cell::new(0),
+            room: Cell::new(0),
+            news: Notify::new(),
             closed: Cell::new(false),
+            error: RefCell::default(),
+            served: Cell::new(false),
             last_used: Cell::new(Instant::now()),
             task: Cell::new(None),
-            ping: RefCell::new(connection.ping_pong()),
-            settled: OnceCell::new(),
         });
-        let closing = shared.clone();
+        let driven = shared.clone();
         let task = tokio::task::spawn_local(async move {
-            // Its error reaches every stream.
-            let _ = batched(&batch, connection).await;
-            closing.closed.set(true);
+            let ended = poll_fn(|cx| {
+                let done = std::pin::Pin::new(&mut connection).poll(cx);
+                // A failed write shows as a failed read soon enough.
+                let _ = batch.poll_send(cx);
+                driven.allowed(connection.max_concurrent_send_streams());
+                done
+            });
+            driven.ended(ended.await.err());
         });
         shared.task.set(Some(task.abort_handle()));
-        Ok(Self { sender, shared })
+        let made = Self { sender, shared };
+        made.settled().await?;
+        Ok(made)
+    }
+
+    /// Waits for the peer's SETTINGS, which are the first that it sends.
+    async fn settled(&self) -> Result<(), ProxyError> {
+        let shared = &self.shared;
+        while shared.room.get() == 0 {
+            if shared.closed.get() {
+                let why = shared.error.borrow().as_ref().map_or_else(
+                    || "it closed the connection".to_owned(),
+                    // Its first bytes, taken for the length of a frame.
+                    |error| match error.reason() {
+                        Some(h2::Reason::FRAME_SIZE_ERROR) => "it answered in another protocol".to_owned(),
+                        _ => format!("it ended the connection: {error}"),
+                    },
+                );
+                let detail = format!("HTTP/2 was not spoken after our preface: {why}");
+                return Err(ProxyError::unsent(Reason::NoHttp2, detail));
+            }
+            shared.news.notified().await;
+        }
+        Ok(())
+    }
+
+    /// Room for one request, if there is some now.
+    pub fn lease(&self) -> Option<Lease> {
+        if !self.has_room() {
+            return None;
+        }
+        let mut sender = self.sender.clone();
+        match sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Some(Lease { sender, in_use: InUse::begin(&self.shared) }),
+            // The peer has said GOAWAY; what it has begun still ends here.
+            _ => {
+                self.shared.closed.set(true);
+                None
+            }
+        }
     }
 
     /// Whether another stream can be opened at once.
     pub fn has_room(&self) -> bool {
-        !self.is_closed()
-            && self.shared.active.get() < MAX_STREAMS.min(self.sender.current_max_send_streams())
+        !self.is_closed() && self.shared.active.get() < self.capacity()
+    }
+
+    /// Streams that it can have at one time.
+    pub fn capacity(&self) -> usize {
+        MAX_STREAMS.min(self.shared.room.get())
     }
 
     /// Whether it can take no more requests.
@@ -110,15 +170,6 @@ impl Connection {
         extended::can_carry(request, body)
     }
 
-    /// Whether an upgrade can be asked for here, with an extended CONNECT. Waits
-    /// for the peer's SETTINGS, which say so.
-    pub async fn takes_upgrades(&self) -> bool {
-        if !self.sender.is_extended_connect_protocol_enabled() {
-            self.shared.settled.get_or_init(|| self.shared.settle()).await;
-        }
-        self.sender.is_extended_connect_protocol_enabled()
-    }
-
     /// Ends it, with the streams that it has.
     pub fn close(&self) {
         self.shared.closed.set(true);
@@ -126,86 +177,45 @@ impl Connection {
             task.abort();
         }
     }
+}
 
-    /// Sends a request and waits for the head of its answer. The head of the
-    /// request is only read, so that the caller can send it again.
-    pub async fn send(
-        &self,
-        request: &request::Parts,
-        body: Body,
-        context: &SendContext<'_>,
-    ) -> Result<Response<Body>, Failed> {
-        let in_use = InUse::begin(&self.shared);
-        let unsent = |detail: String, body| Failed {
-            error: ProxyError::unsent(Reason::ResetBeforeHeaders, detail),
-            body: Some(body),
-        };
-        let upgrading = context.upgrade == Upgrade::Protocol;
-        let mut sender = match self.sender.clone().ready().await {
-            Ok(sender) => sender,
-            Err(error) => {
-                self.shared.closed.set(true);
-                return Err(unsent(format!("the HTTP/2 connection is closing: {error}"), body));
-            }
-        };
-        let mut head = match translate(request, &body) {
-            Ok(head) => head,
-            Err(detail) => {
-                return Err(Failed {
-                    error: ProxyError::unsent(Reason::MalformedRequest, detail),
-                    body: None,
-                });
-            }
-        };
-        let end = body.is_end_stream() && !upgrading;
-        if upgrading {
-            extended::ask(&mut head);
-        }
-        let (response, stream) = match sender.send_request(head, end) {
-            Ok(sent) => sent,
-            Err(error) => return Err(unsent(error.to_string(), body)),
-        };
-        let (mut upload, mut tunnel) = (None, None);
-        if upgrading {
-            tunnel = Some(stream);
-        } else if !end {
-            upload = Some(Sender::new(stream, body));
-        }
-        let failed = |error| Failed { error, body: None };
-        let answer = exchange(response, &mut upload, context).await;
-        let (mut head, receive) = answer.map_err(failed)?.into_parts();
-        guard::check_http2_response(&head.headers).map_err(failed)?;
-        if let Some(mut stream) = tunnel {
-            if head.status.is_success() {
-                extended::switched(&mut head, request);
-                let tunnel = Tunnel::held(receive, stream, in_use);
-                return Ok(Response::from_parts(head, Body::Tunnel(Stream::Boxed(Box::pin(tunnel)))));
-            }
-            // Only fails where the stream is gone.
-            let _ = stream.send_data(Bytes::new(), true);
-        }
-        if receive.is_end_stream() {
-            return Ok(Response::from_parts(head, Body::Empty));
-        }
-        let held = in_use.uploading(upload);
-        let incoming = Incoming::of_answer(receive, &head.headers, held);
-        Ok(Response::from_parts(head, Body::Http2(incoming)))
+impl Lease {
+    /// Whether an upgrade can be asked for here, with an extended CONNECT.
+    pub fn takes_upgrades(&self) -> bool {
+        self.sender.is_extended_connect_protocol_enabled()
     }
 }
 
 impl Shared {
-    /// Waits for the answer to a ping: by then the SETTINGS have come, which are
-    /// the first that a peer sends. Ready also when the connection has ended.
-    async fn settle(&self) {
-        poll_fn(|cx| match &mut *self.ping.borrow_mut() {
-            Some(ping) => {
-                // One that is under way already will do.
-                let _ = ping.send_ping(h2::Ping::opaque());
-                ping.poll_pong(cx).map(|_| ())
-            }
-            None => Poll::Ready(()),
-        })
-        .await;
+    fn allowed(&self, streams: usize) {
+        if self.room.replace(streams) != streams {
+            self.news.notify_waiters();
+        }
+    }
+
+    fn ended(&self, error: Option<h2::Error>) {
+        self.closed.set(true);
+        *self.error.borrow_mut() = error;
+        self.news.notify_waiters();
+    }
+
+    /// More streams wait to be opened than the peer allows by now.
+    pub(super) fn is_over_full(&self) -> bool {
+        self.active.get() > self.room.get()
+    }
+
+    /// Ready when the peer allows another number of streams.
+    pub(super) fn news(&self) -> tokio::sync::futures::Notified<'_> {
+        self.news.notified()
+    }
+
+    /// The head of an answer has come.
+    pub(super) fn answered(&self) {
+        self.served.set(true);
+    }
+
+    pub(super) fn has_served(&self) -> bool {
+        self.served.get()
     }
 }
 
@@ -217,9 +227,9 @@ impl InUse {
     }
 
     /// Goes on sending while the answer is read.
-    fn uploading(mut self, upload: Option<Sender<Body>>) -> Self {
+    pub(super) fn uploading(mut self, upload: Option<Sender<Kept>>) -> Self {
         self.upload = upload.map(|mut sender| {
-            sender.body_mut().wait_for_ever();
+            sender.body_mut().let_go();
             let task = tokio::task::spawn_local(async move {
                 if let Err(Broken::Body(_)) = poll_fn(|cx| sender.poll(cx)).await {
                     sender.reset(h2::Reason::CANCEL);
@@ -239,86 +249,4 @@ impl Drop for InUse {
             upload.abort();
         }
     }
-}
-
-async fn exchange(
-    mut response: ResponseFuture,
-    upload: &mut Option<Sender<Body>>,
-    context: &SendContext<'_>,
-) -> Result<Response<h2::RecvStream>, ProxyError> {
-    let mut interims = 0;
-    poll_fn(|cx| {
-        if let Some(sender) = upload {
-            match sender.poll(cx) {
-                Poll::Pending => {}
-                Poll::Ready(Err(Broken::Body(error))) => {
-                    sender.reset(h2::Reason::CANCEL);
-                    return Poll::Ready(Err(error));
-                }
-                // The answer, or the error, is on the other side.
-                Poll::Ready(Ok(()) | Err(Broken::Stream)) => *upload = None,
-            }
-        }
-        while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
-            interims += 1;
-            if interims > MAX_INTERIM {
-                let detail = "more than 64 interim answers";
-                return Poll::Ready(Err(ProxyError::new(Reason::MalformedResponse, detail)));
-            }
-            if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
-                let detail = "101 Switching Protocols, which HTTP/2 does not have";
-                return Poll::Ready(Err(ProxyError::new(Reason::MalformedResponse, detail)));
-            }
-            context.interim.send(interim.status(), interim.headers());
-        }
-        std::pin::Pin::new(&mut response).poll(cx).map_err(|error| describe(&error))
-    })
-    .await
-}
-
-fn describe(error: &h2::Error) -> ProxyError {
-    let never_processed = (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
-        // The crate gives this only to streams above the last one that the peer looked at.
-        || (error.is_go_away() && error.is_remote());
-    let reason = match error.reason() {
-        Some(h2::Reason::PROTOCOL_ERROR) if error.is_library() => Reason::MalformedResponse,
-        _ => Reason::ResetBeforeHeaders,
-    };
-    let mut made = ProxyError::new(reason, format!("the HTTP/2 stream ended before the answer: {error}"));
-    if never_processed {
-        made.sent = Sent::No;
-    }
-    made
-}
-
-/// The head in HTTP/2's form: Host becomes `:authority`.
-fn translate(request: &request::Parts, body: &Body) -> Result<Request<()>, &'static str> {
-    let mut head = Request::new(());
-    *head.method_mut() = request.method.clone();
-    *head.version_mut() = Version::HTTP_2;
-    let mut headers = request.headers.clone();
-    let host = headers.remove(HOST);
-    headers.remove(EXPECT);
-    if headers.get(TE).is_some_and(|te| te != "trailers") {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
-        headers.insert(CONTENT_LENGTH, length.into());
-    }
-    let authority = match &host {
-        Some(host) => host.as_bytes(),
-        None => request.uri.authority().ok_or("no authority")?.as_str().as_bytes(),
-    };
-    let path = match request.uri.path_and_query() {
-        Some(path) if !path.as_str().is_empty() => path.clone(),
-        _ => PathAndQuery::from_static("/"),
-    };
-    *head.uri_mut() = Uri::builder()
-        .scheme(Scheme::HTTP)
-        .authority(authority)
-        .path_and_query(path)
-        .build()
-        .map_err(|_| "an authority that HTTP/2 can't carry")?;
-    *head.headers_mut() = headers;
-    Ok(head)
 }

@@ -136,7 +136,10 @@ impl Incoming {
         match (self.side, library) {
             (Side::Upstream, true) => ProxyError::new(Reason::MalformedResponse, ended(error)),
             (Side::Client, true) => ProxyError::new(Reason::MalformedRequest, ended(error)),
-            _ => self.describe(error),
+            _ => {
+                let reset = if error.is_reset() && error.is_remote() { error.reason() } else { None };
+                ProxyError { reset: reset.map(u32::from), ..self.describe(error) }
+            }
         }
     }
 

@@ -2,9 +2,11 @@
 
 mod batch;
 pub mod client;
+mod exchange;
 mod extended;
 mod floods;
 mod incoming;
+mod kept;
 mod send;
 pub mod server;
 mod stream;

@@ -42,6 +42,16 @@ where
         &mut self.body
     }
 
+    /// The body, of which the stream may have taken some.
+    pub fn into_body(self) -> B {
+        self.body
+    }
+
+    /// Whether all is with the connection, or nothing more will be.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
     /// Ends the stream with an error.
     pub fn reset(&mut self, reason: h2::Reason) {
         self.stream.send_reset(reason);
@@ -108,10 +118,11 @@ where
     }
 }
 
-/// The code with which a stream ends whose answer broke off for `reason`.
-pub fn reset_for(reason: Reason) -> h2::Reason {
-    match reason {
-        Reason::Timeout | Reason::StreamIdle | Reason::ShuttingDown | Reason::ClientClosed => {
+/// The code with which a stream ends whose answer broke off for `error`.
+pub fn reset_for(error: &ProxyError) -> h2::Reason {
+    match (error.reset, error.reason) {
+        (Some(code), _) => code.into(),
+        (_, Reason::Timeout | Reason::StreamIdle | Reason::ShuttingDown | Reason::ClientClosed) => {
             h2::Reason::CANCEL
         }
         _ => h2::Reason::INTERNAL_ERROR,

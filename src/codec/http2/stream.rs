@@ -231,7 +231,7 @@ impl<H: Handler> Served<H> {
         .await;
         match result {
             Some(Ok(())) => sender.body_mut().written(),
-            Some(Err(send::Broken::Body(error))) => sender.reset(send::reset_for(error.reason)),
+            Some(Err(send::Broken::Body(error))) => sender.reset(send::reset_for(&error)),
             Some(Err(send::Broken::Stream)) => {}
             None => {
                 self.handler.limited("stream_idle");

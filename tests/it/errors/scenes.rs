@@ -84,6 +84,7 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
         let address = SocketAddr::from(([255, 255, 255, 255], 9));
         scene(Reason::ConnectFailed, sidecar("front").upstream("users", address))
     }),
+    (Reason::NoHttp2, no_http2),
     (Reason::ResetBeforeHeaders, || saying(Reason::ResetBeforeHeaders, b"")),
     (Reason::MalformedResponse, || saying(Reason::MalformedResponse, b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n")),
     (Reason::ResponseHeaderTooLarge, || {
@@ -210,12 +211,11 @@ fn backed(
 }
 
 fn http1_upstream() -> pillion::config::model::Upstream {
-    pillion::config::model::Upstream {
-        protocol: pillion::base::Protocol::Http1,
-        listen: None,
-        policy: RoutePolicy::default(),
-        origin: None,
-    }
+    spoken(pillion::base::Protocol::Http1)
+}
+
+fn spoken(protocol: pillion::base::Protocol) -> pillion::config::model::Upstream {
+    pillion::config::model::Upstream { protocol, listen: None, policy: RoutePolicy::default(), origin: None }
 }
 
 /// One route that takes every call to `users`.
@@ -313,6 +313,17 @@ fn discovery_failed() -> Scene {
     let dns = Dns { servers: vec![server], timeout: SHORT, ..Dns::default() };
     let setup = sidecar("front").with(|model| model.discovery.push(Source::Dns(dns)));
     scene(Reason::DiscoveryFailed, setup).hold(silent)
+}
+
+fn no_http2() -> Scene {
+    let server = Server::start(|_, mut stream| {
+        // The sidecar may have had enough before the end.
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    });
+    let http2 = |model: &mut Model| {
+        model.upstreams.insert(UpstreamName::new("users"), spoken(pillion::base::Protocol::Http2));
+    };
+    scene(Reason::NoHttp2, sidecar("front").upstream("users", server.address()).with(http2)).hold(server)
 }
 
 fn connect_timeout() -> Scene {
