@@ -76,6 +76,18 @@ fn many_short_connections_leave_no_descriptor() {
     until("every descriptor is closed", || chain.descriptors() <= before);
 }
 
+/// Typed by hand, a command looks like HTTP. Named outright, it passes.
+#[test]
+fn a_command_that_is_typed_by_hand_passes_where_redis_is_named() {
+    let server = Server::start("redis", &[]);
+    let chain = Chain::at(free_port(), server.at, "redis");
+    let mut stream = TcpStream::connect(chain.at).unwrap();
+    stream.write_all(b"GET nothing\r\n").unwrap();
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"$-1\r\n");
+}
+
 #[test]
 fn redis_killed_and_started_again() {
     super::killed_and_started_again("redis", Server::start("redis", &[]));

@@ -70,7 +70,7 @@ def messages():
 def heartbeats():
     """A connection on which only heartbeats go stays open."""
     connection = connect(heartbeat=1)
-    quiet = max(QUIET, 4)
+    quiet = max(QUIET, 3)
     connection.sleep(quiet)
     connection.channel().queue_declare("beats", exclusive=True)
     connection.close()
