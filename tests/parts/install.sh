@@ -26,6 +26,10 @@ command -v rabbitmq-server > /dev/null || [[ -x /usr/sbin/rabbitmq-server ]] || 
 command -v openssl > /dev/null || missing+=(openssl)
 command -v java > /dev/null || missing+=(default-jre-headless) # for Kafka
 command -v mvn > /dev/null || missing+=(maven)
+# For transparent capture: network namespaces and the rules of the kernel.
+command -v ip > /dev/null || missing+=(iproute2)
+command -v iptables > /dev/null || [[ -x /usr/sbin/iptables ]] || missing+=(iptables)
+command -v nft > /dev/null || [[ -x /usr/sbin/nft ]] || missing+=(nftables)
 # Without these nothing can be fetched.
 [[ -e /etc/ssl/certs/ca-certificates.crt || -z $(command -v apt-get) ]] || missing+=(ca-certificates)
 

@@ -1,0 +1,16 @@
+//! Transparent capture with the kernel's own rules: two pods, each a network
+//! namespace with a service and a sidecar that runs as user 8700.
+//!
+//! It takes root. Everything happens in namespaces that the tests make and
+//! delete; the rules of the machine itself are never written.
+#![allow(missing_docs)]
+// A test fails by a panic.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+mod capture;
+mod place;
+mod rules;
+#[allow(dead_code, unused_imports, reason = "shared with the tests in process")]
+#[path = "../it/support/mod.rs"]
+mod support;
+mod world;
