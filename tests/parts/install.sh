@@ -30,6 +30,10 @@ command -v mvn > /dev/null || missing+=(maven)
 command -v ip > /dev/null || missing+=(iproute2)
 command -v iptables > /dev/null || [[ -x /usr/sbin/iptables ]] || missing+=(iptables)
 command -v nft > /dev/null || [[ -x /usr/sbin/nft ]] || missing+=(nftables)
+# Clients of WebSockets, over HTTP/2 and in a browser.
+command -v node > /dev/null || missing+=(nodejs)
+command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null ||
+    missing+=(chromium)
 # Without these nothing can be fetched.
 [[ -e /etc/ssl/certs/ca-certificates.crt || -z $(command -v apt-get) ]] || missing+=(ca-certificates)
 
@@ -96,6 +100,8 @@ go build -C "$parts/grpc-go" -o "$bin/grpc-go-errors" . > "$go_log" 2>&1 ||
     { tail -20 "$go_log" >&2 && die "tests/parts/grpc-go was not built"; }
 go build -C "$parts/go-clients" -o "$bin/go-clients" . > "$go_log" 2>&1 ||
     { tail -20 "$go_log" >&2 && die "tests/parts/go-clients was not built"; }
+go build -C "$parts/websocket/go" -o "$bin/websocket-go" . > "$go_log" 2>&1 ||
+    { tail -20 "$go_log" >&2 && die "tests/parts/websocket/go was not built"; }
 
 # tonic's client and server of the same cases.
 CARGO_TARGET_DIR=$PILLION_CACHE/tonic-interop cargo build --locked \

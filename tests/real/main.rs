@@ -13,3 +13,4 @@ mod parts;
 #[allow(dead_code, unused_imports, reason = "shared with the tests in process")]
 #[path = "../it/support/mod.rs"]
 mod support;
+mod websocket;

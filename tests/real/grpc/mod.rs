@@ -4,7 +4,7 @@
 //! sidecars: caller, its outbound, the callee's inbound, server.
 
 mod errors;
-mod programs;
+pub mod programs;
 
 use std::net::SocketAddr;
 use std::process::Output;

@@ -48,7 +48,7 @@ impl Drop for Running {
 }
 
 /// A command without the proxy variables of whoever runs the tests.
-fn command(program: &Path) -> Command {
+pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     for name in ["http_proxy", "https_proxy", "grpc_proxy", "no_proxy", "all_proxy"] {
         command.env_remove(name).env_remove(name.to_uppercase());
@@ -187,7 +187,7 @@ fn program(
 }
 
 /// Runs a program to its end, or kills it when its time is over.
-fn finish(command: &mut Command) -> Output {
+pub fn finish(command: &mut Command) -> Output {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (out, err) = (reader(child.stdout.take().unwrap()), reader(child.stderr.take().unwrap()));
     let deadline = Instant::now() + LIMIT;
