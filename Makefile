@@ -7,13 +7,16 @@ SHELL := /bin/bash
 # What the tests install and what is slow to build is kept here.
 export PILLION_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: help demo test test-all bench lint docs fmt
+.PHONY: help demo demo-full test test-all bench lint docs fmt
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## The shop: three services in three languages and their sidecars, under a small load
 	@scripts/demo
+
+demo-full: ## The whole shop: gRPC, PostgreSQL, RabbitMQ and Kafka too, counted at the end
+	@scripts/demo-full
 
 test: ## Format, lints, all tests, the docs, the demo: under 15 minutes on a bare machine
 	@scripts/test

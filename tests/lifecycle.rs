@@ -416,7 +416,7 @@ services:
     command: 'echo opens; sleep 0.3; trap \"sleep 0.3; echo closed; exit 0\" TERM; \
       python3 -m http.server --bind 127.0.0.1 $$PORT > /dev/null 2>&1 & wait'
     after: [migrate]
-  shop: {{command: \"echo sells; trap 'echo shut; exit 0' TERM; while :; do sleep 0.05; done\", after: [database]}}
+  shop: {{command: \"trap 'echo shut; exit 0' TERM; echo sells; while :; do sleep 0.05; done\", after: [database]}}
   never: {{command: echo runs, after: [broken]}}
   broken: {{command: [./no-such-program]}}
 "

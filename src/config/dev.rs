@@ -192,7 +192,7 @@ pub fn sidecar(
     }
     if let Some(path) = &service.health {
         // Whoever watches wants to see at once what a change did.
-        own["health"] = json!({ "path": path.0, "interval": "1s" });
+        own["health"] = json!({ "path": path.0, "interval": "2s", "timeout": "2s" });
     }
     json!({
         "version": 1,

@@ -51,11 +51,10 @@ impl Mesh {
         Ok(Self { sidecars, front })
     }
 
-    /// First what came in by the shell's own, which may call through all others.
-    /// Nobody else has to hear of it, so no delay is needed.
+    /// Lets the calls of the shell finish. The other sidecars carry what the
+    /// services have to say to each other, and to their databases, to the end.
     pub(super) async fn drain(&self) {
         self.front.app.finish().await;
-        futures_util::future::join_all(self.sidecars.iter().map(|sidecar| sidecar.app.finish())).await;
     }
 
     pub(super) fn stop(self) -> Result<(), String> {

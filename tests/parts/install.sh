@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/lib.sh"
 parts=$root/tests/parts
 
 need cargo "install Rust 1.90 or later"
-need go "install Go 1.22 or later"
+need go "install Go 1.24 or later"
 need python3 "install Python 3.10 or later"
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || die "$(python3 --version) is too old: install 3.10 or later"
 
@@ -16,6 +16,7 @@ for name in curl git make; do
 done
 # A compiler without the C library's headers compiles nothing.
 cc -E -include stdio.h -x c /dev/null > /dev/null 2>&1 || missing+=(gcc libc6-dev)
+command -v g++ > /dev/null || missing+=(g++) # librdkafka asks for it
 python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
 # Real servers, which tests/parts/start starts.
 ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || command -v postgres > /dev/null || missing+=(postgresql)

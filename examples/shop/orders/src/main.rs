@@ -1,56 +1,38 @@
 //! The third service of the shop: it keeps the orders, and shows each with its
 //! user and with what the user may like.
 //!
-//! Plain axum and reqwest. The only addresses are `http://users/` and
-//! `http://recommendations/`; reqwest takes the way there from the usual proxy
-//! variables.
+//! Plain axum. The others are `http://users/` and `http://recommendations/`;
+//! the way there comes from the usual proxy variables. Built as it is, it keeps
+//! the orders in memory; with the feature `full` it is the one of
+//! `make demo-full`: gRPC, PostgreSQL, Kafka and WebSocket.
 
-use std::collections::BTreeMap;
+#[cfg(feature = "full")]
+mod full;
+#[cfg(not(feature = "full"))]
+mod plain;
+
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
-use axum::http::header::LOCATION;
+use axum::extract::Request;
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use axum::response::Response;
+#[cfg(feature = "full")]
+use full::service;
+#[cfg(not(feature = "full"))]
+use plain::service;
 use tokio::signal::unix::{SignalKind, signal};
-
-/// More orders than this, and the oldest are forgotten.
-const KEPT: usize = 1_000;
-
-#[derive(Clone)]
-struct Shop {
-    client: reqwest::Client,
-    orders: Arc<Mutex<BTreeMap<u64, Order>>>,
-}
-
-#[derive(Clone, Deserialize, Serialize)]
-struct Order {
-    user: String,
-    items: Vec<String>,
-}
-
-/// An answer that is not the one that was asked for.
-struct Failure(StatusCode, String);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port = std::env::var("PORT").unwrap_or_else(|_| "8083".into()).parse()?;
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
-    let first = Order { user: "1".into(), items: vec!["a cup".into()] };
-    let shop = Shop { client, orders: Arc::new(Mutex::new(BTreeMap::from([(1, first)]))) };
-    let app = Router::new()
-        .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
-        .route("/v1/orders", get(list).post(create))
-        .route("/v1/orders/{id}", get(show))
-        .layer(middleware::from_fn(logged))
-        .with_state(shop);
+    let mut app = service().await?;
+    // A load would fill the terminal.
+    if std::env::var("LOG").is_ok_and(|log| log == "quiet") {
+        println!("does not log requests");
+    } else {
+        app = app.layer(middleware::from_fn(logged));
+    }
     let listener = tokio::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
     println!("listens on {}", listener.local_addr()?);
     let mut terminate = signal(SignalKind::terminate())?;
@@ -66,56 +48,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-async fn list(State(shop): State<Shop>) -> Json<Value> {
-    let orders = shop.orders.lock().unwrap_or_else(PoisonError::into_inner);
-    Json(json!(orders.iter().map(|(id, order)| json!({"id": id, "user": order.user})).collect::<Vec<_>>()))
-}
-
-async fn create(State(shop): State<Shop>, Json(order): Json<Order>) -> Result<Response, Failure> {
-    let user: Value = call(&shop.client, "users", "/v1/users", &order.user).await?;
-    let mut orders = shop.orders.lock().unwrap_or_else(PoisonError::into_inner);
-    let id = orders.last_key_value().map_or(1, |(last, _)| last + 1);
-    orders.insert(id, order.clone());
-    while orders.len() > KEPT {
-        orders.pop_first();
-    }
-    let body = json!({"id": id, "user": user, "items": order.items});
-    Ok((StatusCode::CREATED, [(LOCATION, format!("/v1/orders/{id}"))], Json(body)).into_response())
-}
-
-async fn show(State(shop): State<Shop>, Path(id): Path<u64>) -> Result<Json<Value>, Failure> {
-    let order = shop.orders.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-    let order = order.ok_or_else(|| Failure(StatusCode::NOT_FOUND, "no such order".into()))?;
-    let (user, recommended) = tokio::try_join!(
-        call(&shop.client, "users", "/v1/users", &order.user),
-        call(&shop.client, "recommendations", "/v1/recommendations", &order.user),
-    )?;
-    Ok(Json(json!({
-        "id": id,
-        "user": user,
-        "items": order.items,
-        "recommended": recommended["items"],
-    })))
-}
-
-/// Asks a service for one thing by its name.
-async fn call(client: &reqwest::Client, service: &str, path: &str, id: &str) -> Result<Value, Failure> {
-    let mut url = reqwest::Url::parse(&format!("http://{service}{path}"))
-        .map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    if let Ok(mut segments) = url.path_segments_mut() {
-        segments.push(id);
-    }
-    let failed = |error: reqwest::Error| Failure(StatusCode::BAD_GATEWAY, format!("{service}: {error}"));
-    let reply = client.get(url).send().await.map_err(failed)?;
-    match reply.status() {
-        StatusCode::OK => reply.json().await.map_err(failed),
-        StatusCode::NOT_FOUND => {
-            Err(Failure(StatusCode::UNPROCESSABLE_ENTITY, format!("{service}: no user {id}")))
-        }
-        other => Err(Failure(StatusCode::BAD_GATEWAY, format!("{service} answered {other}"))),
-    }
-}
-
 /// Writes one line for each request but those for health.
 async fn logged(request: Request, next: Next) -> Response {
     let start = Instant::now();
@@ -125,10 +57,4 @@ async fn logged(request: Request, next: Next) -> Response {
         println!("{method} {path} {} {:.1?}", response.status().as_u16(), start.elapsed());
     }
     response
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        (self.0, Json(json!({"error": self.1}))).into_response()
-    }
 }
