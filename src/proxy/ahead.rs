@@ -30,6 +30,8 @@ enum Spoke {
     Itself,
     /// An HTTP server that complains of the silence, or the end.
     Gone,
+    /// The settings of an HTTP/2 server, which wait for nobody.
+    Http2,
 }
 
 /// How long to wait for a caller of this route before its upstream is dialled.
@@ -74,7 +76,10 @@ pub async fn race(door: &Rc<Door>, route: &Rc<Route>, look: &mut Look) -> (First
             route.upstream.learn(Learned::ServerFirst);
             (First::Opaque, Some(Box::new(upstream)))
         }
-        Spoke::Gone => {
+        spoke @ (Spoke::Gone | Spoke::Http2) => {
+            if matches!(spoke, Spoke::Http2) {
+                route.upstream.learn(Learned::Http);
+            }
             upstream.active.forget();
             drop(upstream);
             (look.first(context, Expect::Any, None).await, None)
@@ -98,10 +103,33 @@ fn use_for(first: First, upstream: Dialled) -> Option<Box<Dialled>> {
 /// Waits until the upstream's side speaks or ends.
 async fn listen(stream: &Stream) -> Spoke {
     let Some(tcp) = stream.tcp() else { return std::future::pending().await };
-    let mut bytes = [0; 5];
+    let mut bytes = [0; 9];
     match tcp.peek(&mut bytes).await {
         Ok(0) | Err(_) => Spoke::Gone,
-        Ok(length) if bytes[..length] == *b"HTTP/" => Spoke::Gone,
-        Ok(_) => Spoke::Itself,
+        Ok(length) => spoke(&bytes[..length]),
+    }
+}
+
+fn spoke(bytes: &[u8]) -> Spoke {
+    // RFC 9113, section 3.4: a SETTINGS frame, which is no ACK, of stream 0.
+    match bytes {
+        [_, _, _, 4, 0, 0, 0, 0, 0, ..] => Spoke::Http2,
+        _ if bytes.starts_with(b"HTTP/") => Spoke::Gone,
+        _ => Spoke::Itself,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_http_server_is_told_from_one_that_speaks_first() {
+        assert!(matches!(spoke(b"\0\0\x12\x04\0\0\0\0\0"), Spoke::Http2));
+        assert!(matches!(spoke(b"HTTP/1.1 "), Spoke::Gone));
+        for greeting in [&b"220 mail "[..], b"J\0\0\0\x0a5.7", b"SSH-2.0-x", b"*", b"\0\0\0\x04\x01\0\0\0\0"]
+        {
+            assert!(matches!(spoke(greeting), Spoke::Itself), "{greeting:?}");
+        }
     }
 }

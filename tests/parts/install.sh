@@ -31,10 +31,11 @@ command -v mvn > /dev/null || missing+=(maven)
 command -v ip > /dev/null || missing+=(iproute2)
 command -v iptables > /dev/null || [[ -x /usr/sbin/iptables ]] || missing+=(iptables)
 command -v nft > /dev/null || [[ -x /usr/sbin/nft ]] || missing+=(nftables)
-# Clients of WebSockets, over HTTP/2 and in a browser.
+# Clients in Node and in a browser.
 command -v node > /dev/null || missing+=(nodejs)
 command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null ||
     missing+=(chromium)
+command -v npm > /dev/null || missing+=(npm)
 # Without these nothing can be fetched.
 [[ -e /etc/ssl/certs/ca-certificates.crt || -z $(command -v apt-get) ]] || missing+=(ca-certificates)
 
@@ -108,3 +109,24 @@ go build -C "$parts/websocket/go" -o "$bin/websocket-go" . > "$go_log" 2>&1 ||
 CARGO_TARGET_DIR=$PILLION_CACHE/tonic-interop cargo build --locked \
     --manifest-path "$parts/tonic-interop/Cargo.toml" > "$PILLION_CACHE/tonic.log" 2>&1 ||
     { tail -20 "$PILLION_CACHE/tonic.log" >&2 && die "tests/parts/tonic-interop was not built"; }
+
+# Clients of gRPC-Web, for a browser and for Node.
+browser=$PILLION_CACHE/browser
+if [[ ! -x $browser/node_modules/.bin/esbuild ]] || ! cmp -s "$parts/browser/package-lock.json" "$browser/package-lock.json"; then
+    say "installs clients of gRPC-Web"
+    mkdir -p "$browser"
+    cp "$parts/browser/package.json" "$browser/"
+    (cd "$browser" && cp "$parts/browser/package-lock.json" new-lock.json && mv new-lock.json package-lock.json &&
+        npm ci --no-audit --no-fund > "$PILLION_CACHE/npm.log" 2>&1) ||
+        { rm -f "$browser/package-lock.json" && tail -20 "$PILLION_CACHE/npm.log" >&2 && die "npm failed"; }
+fi
+# bundle NAME PLATFORM: one file with all that it imports.
+bundle() {
+    NODE_PATH=$browser/node_modules "$browser/node_modules/.bin/esbuild" "$parts/browser/$1.js" --bundle --format=esm \
+        --platform="$2" --loader:.pb=binary --outfile="$browser/$1.js" --target=es2022 --log-level=warning ||
+        die "tests/parts/browser/$1.js was not bundled"
+}
+bundle page browser
+bundle node node
+mv "$browser/node.js" "$browser/node.mjs"
+cp "$parts/browser/page.html" "$browser/"

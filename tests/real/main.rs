@@ -13,4 +13,5 @@ mod parts;
 #[allow(dead_code, unused_imports, reason = "shared with the tests in process")]
 #[path = "../it/support/mod.rs"]
 mod support;
+mod transcode;
 mod websocket;

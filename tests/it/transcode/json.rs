@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{check_call, encoded, frame, front, grpc, messages, policy, shop, trailers_only};
 use crate::support::h2peer::{Answer, H2Backend, H2Client};
-use crate::support::{Recorder, Response, beside_others, call, sidecar};
+use crate::support::{Client, Recorder, Response, beside_others, call, sidecar};
 
 /// Answers with the user whose id was asked for.
 fn users() -> H2Backend {
@@ -54,6 +54,19 @@ fn a_get_of_http1_and_of_http2_becomes_a_call() {
     let raw = "HEAD /v1/users/9 HTTP/1.1\r\nHost: a\r\n\r\n";
     let answer = call(sidecar.at.inbound, raw);
     assert_eq!((answer.status, answer.body.len()), (200, 0));
+}
+
+#[test]
+fn a_connection_that_a_browser_keeps_in_store_is_read_when_it_speaks() {
+    let _turn = beside_others();
+    let backend = users();
+    let sidecar = front(&backend, |_| {}).start();
+    let mut client = Client::connect(sidecar.at.inbound);
+    // Long enough for the service, whose HTTP/2 speaks at once, to be dialled.
+    std::thread::sleep(Duration::from_millis(150));
+    let answer = client.get("a", "/v1/users/7");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    check_call(&backend.only(), "/shop.v1.Users/Get");
 }
 
 #[test]

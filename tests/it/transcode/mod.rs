@@ -1,6 +1,7 @@
 //! gRPC-Web and JSON in front of a gRPC service.
 
 mod json;
+mod reload;
 mod streams;
 mod web;
 
