@@ -1,10 +1,9 @@
 //! Metrics that no other test reads.
 
-use std::net::TcpListener;
 use std::sync::{Mutex, mpsc};
 
 use crate::support::backend::ok;
-use crate::support::{Client, PATIENCE, Recorder, beside_others, get, sidecar};
+use crate::support::{Client, Deaf, PATIENCE, Recorder, beside_others, get, sidecar};
 
 #[test]
 fn requests_at_hand_are_gauged() {
@@ -32,8 +31,9 @@ fn requests_at_hand_are_gauged() {
 fn connections_to_endpoints_are_counted_by_how_they_ended() {
     let _turn = beside_others();
     let backend = Recorder::start();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let sidecar = sidecar("front").upstream("users", backend.address()).upstream("gone", closed).start();
+    let closed = Deaf::new();
+    let sidecar =
+        sidecar("front").upstream("users", backend.address()).upstream("gone", closed.address()).start();
     let mut client = Client::connect(sidecar.at.outbound);
     for _ in 0..2 {
         assert_eq!(client.get("users", "/").status, 200);

@@ -206,7 +206,6 @@ fn dns_and_what_is_left_alone_are_not_touched() {
     let (length, from) = udp.recv_from(&mut bytes).unwrap();
     assert_eq!((&bytes[..length], from), (&b"who?"[..], asker.local_addr().unwrap()));
 
-    users.redirect(&["--skip-inbound-ports", "53,7000"]);
     for at in ["10.87.0.2:53", "10.87.0.2:7000", "[fd87::2]:7000"] {
         let service = users.place.serve(at, banner);
         let stream = front.place.connect(at).unwrap();
@@ -222,6 +221,21 @@ fn dns_and_what_is_left_alone_are_not_touched() {
     }
     assert!(front.place.connect("10.87.0.1:8790").is_ok(), "the own machine");
     assert!(front.place.connect("10.87.0.2:8790").is_ok(), "the probes of another");
+}
+
+#[test]
+fn a_connection_that_stood_before_the_rules_stays_as_it_is() {
+    let world = World::new("");
+    let service = world.users.place.serve("10.87.0.2:9200", banner);
+    let mut stream = world.front.place.connect("10.87.0.2:9200").unwrap();
+    let mut bytes = [0; 8];
+    stream.read_exact(&mut bytes).unwrap();
+    world.front.redirect(&[]);
+    world.users.redirect(&[]);
+    stream.write_all(b"still me").unwrap();
+    stream.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"still me");
+    assert_eq!(service.callers.lock().unwrap()[..], [stream.local_addr().unwrap()], "nobody is between");
 }
 
 #[test]

@@ -36,7 +36,7 @@ Examples:
   pillion redirect --undo                    takes all of it back
 
 The sidecar has to run as a user of --skip-uid: its own traffic is left alone.
-Port 53, and what goes to this machine itself, is never captured on its way out.
+Port 53 is captured only by name, and what goes to this machine itself never is.
 Exit codes: 0; 1 it can't be done, and nothing is changed; 2 the command line is wrong;
 78 the configuration is bad.")]
 pub struct Args {
@@ -80,7 +80,7 @@ pub struct Args {
     /// Captures nothing but calls to these destinations.
     #[arg(long, value_name = "RANGES", value_delimiter = ',')]
     only_outbound_ranges: Vec<Cidr>,
-    /// Captures calls to these ports only [default: all but the sidecar's own].
+    /// Captures calls to these ports only [default: all but 53 and the sidecar's own].
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     inbound_ports: Vec<Ports>,
     /// Calls to these ports are left alone, beside the sidecar's own.

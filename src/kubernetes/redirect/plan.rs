@@ -153,7 +153,7 @@ impl Outbound {
         leave(Match::ToLoopbackDevice);
         self.skip_uids.iter().for_each(|uid| leave(Match::Uid(*uid)));
         self.skip_gids.iter().for_each(|gid| leave(Match::Gid(*gid)));
-        if !self.only_ports.iter().any(|ports| ports.0.contains(&DNS)) {
+        if !names_dns(&self.only_ports) {
             leave(Match::Port(Ports(DNS..=DNS)));
         }
         self.skip_ports.iter().for_each(|ports| leave(Match::Port(ports.clone())));
@@ -185,8 +185,17 @@ impl Inbound {
             action: Action::Redirect(self.to),
         };
         let ports = any_or(&self.only_ports, |ports| Match::Port(ports.clone()));
-        self.skip_ports.iter().map(leave).chain(ports.into_iter().map(redirect)).collect()
+        let dns = (!names_dns(&self.only_ports)).then_some(&Ports(DNS..=DNS)).map(leave);
+        dns.into_iter()
+            .chain(self.skip_ports.iter().map(leave))
+            .chain(ports.into_iter().map(redirect))
+            .collect()
     }
+}
+
+/// Whether port 53 is asked for by name.
+fn names_dns(only: &[Ports]) -> bool {
+    only.iter().any(|ports| ports.0.contains(&DNS))
 }
 
 /// A condition for each, or where there is none no condition.

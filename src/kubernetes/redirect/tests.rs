@@ -35,6 +35,7 @@ const DEFAULTS: &str = "\
 *nat
 :PILLION_INBOUND - [0:0]
 :PILLION_OUTPUT - [0:0]
+-A PILLION_INBOUND -p tcp -m tcp --dport 53 -j RETURN
 -A PILLION_INBOUND -p tcp -m tcp --dport 8700 -j RETURN
 -A PILLION_INBOUND -p tcp -m tcp --dport 8701 -j RETURN
 -A PILLION_INBOUND -p tcp -m tcp --dport 8702 -j RETURN
@@ -74,6 +75,7 @@ fn every_option_as_iptables() {
 *nat
 :PILLION_INBOUND - [0:0]
 :PILLION_OUTPUT - [0:0]
+-A PILLION_INBOUND -p tcp -m tcp --dport 53 -j RETURN
 -A PILLION_INBOUND -p tcp -m tcp --dport 1701 -j RETURN
 -A PILLION_INBOUND -p tcp -m tcp --dport 1702 -j RETURN
 -A PILLION_INBOUND -p tcp -m tcp --dport 8700 -j RETURN
@@ -113,8 +115,9 @@ fn one_direction_alone() {
 
 #[test]
 fn dns_is_captured_only_by_name() {
-    assert!(!script(&["--only-outbound-ports=1-100"], Family::V4).contains("--dport 53 -j RETURN"));
-    assert!(script(&["--only-outbound-ports=80"], Family::V4).contains("--dport 53 -j RETURN"));
+    let left = |words: &[&str]| script(words, Family::V4).matches("--dport 53 -j RETURN").count();
+    assert_eq!(left(&["--only-outbound-ports=80", "--inbound-ports=80"]), 2);
+    assert_eq!(left(&["--only-outbound-ports=1-100", "--inbound-ports=53"]), 0);
 }
 
 #[test]
@@ -139,6 +142,7 @@ table ip6 pillion {
 		meta l4proto != tcp return
 		tcp flags & (fin | syn | rst | ack) != syn return
 		fib daddr type != local return
+		tcp dport 53 return
 		tcp dport 8700 return
 		tcp dport 8701 return
 		tcp dport 8702 return
