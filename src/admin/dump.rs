@@ -14,8 +14,8 @@ use super::AdminState;
 use crate::base::Origin;
 use crate::config::Model;
 use crate::config::model::{
-    Balance, HashOn, Json, Pattern, Propagator, Retry, RetryOn, Route, RoutePolicy, Segment, Source,
-    StaticEndpoint, Timeout, ValueMatch,
+    Balance, HashOn, HealthQuestion, Json, Pattern, Propagator, Retry, RetryOn, Route, RoutePolicy, Segment,
+    Source, StaticEndpoint, Timeout, ValueMatch,
 };
 
 pub(super) async fn config_dump(State(state): State<AdminState>) -> impl IntoResponse {
@@ -75,7 +75,13 @@ fn general(values: &mut Values<'_>, model: &Model) {
     values.put("service.port", service.address.map(|address| address.port()));
     values.put("service.host", service.address.map(|address| address.ip().to_string()));
     values.put("service.protocol", service.protocol.as_str());
-    values.put("service.health.path", service.health.as_ref().map(|health| health.path.to_string()));
+    let (path, grpc) = match service.health.as_ref().map(|health| &health.question) {
+        Some(HealthQuestion::Path(path)) => (Some(path.to_string()), None),
+        Some(HealthQuestion::Grpc(name)) => (None, Some(name.to_string())),
+        None => (None, None),
+    };
+    values.put("service.health.path", path);
+    values.put("service.health.grpc", grpc);
     values.put("service.health.interval", service.health.as_ref().map(|health| text(health.interval)));
     values.put("service.health.timeout", service.health.as_ref().map(|health| text(health.timeout)));
     values.put("service.tags", service.tags.iter().map(|tag| tag.to_string()).collect::<Vec<_>>());

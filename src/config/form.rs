@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::text::{Bind, Pause, Server, ServiceName, Size, Span, Target, UrlPath, Word};
+use super::text::{Bind, GrpcService, Pause, Server, ServiceName, Size, Span, Target, UrlPath, Word};
 
 pub use policy::*;
 
@@ -150,10 +150,12 @@ impl From<Protocol> for crate::base::Protocol {
 /// How the service's health is asked.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(extend("required" = ["path"]))]
 pub struct Health {
-    /// Path of a GET that answers 2xx.
+    /// Path of a GET that answers 2xx; this or `grpc`.
     pub path: Option<UrlPath>,
+    /// Whom the service's `grpc.health.v1.Health` is asked about: a service such
+    /// as `shop.v1.Users`, or `""` for the server as a whole; this or `path`.
+    pub grpc: Option<GrpcService>,
     /// From one question to the next.
     #[schemars(extend("default" = "10s"))]
     pub interval: Option<Span>,

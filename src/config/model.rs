@@ -76,12 +76,22 @@ pub struct Service {
 /// `service.health`.
 #[derive(Clone, Debug)]
 pub struct Health {
-    /// Path of a GET that answers 2xx.
-    pub path: Arc<str>,
+    /// What is asked.
+    pub question: HealthQuestion,
     /// Default 10 s.
     pub interval: Duration,
     /// Default 3 s.
     pub timeout: Duration,
+}
+
+/// `service.health.path` or `service.health.grpc`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HealthQuestion {
+    /// A GET of this path, which answers 2xx.
+    Path(Arc<str>),
+    /// `grpc.health.v1.Health/Check` for this service; empty for the server as a
+    /// whole.
+    Grpc(Arc<str>),
 }
 
 /// `service.locality`.

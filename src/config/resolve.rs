@@ -15,8 +15,8 @@ use self::ports::Port;
 use super::expand::Environment;
 use super::form;
 use super::model::{
-    Dns, Drain, Egress, Health, Json, Limits, Listen, Local, Locality, Model, Propagator, RoutePolicy,
-    Service, Source, Telemetry,
+    Dns, Drain, Egress, Health, HealthQuestion, Json, Limits, Listen, Local, Locality, Model, Propagator,
+    RoutePolicy, Service, Source, Telemetry,
 };
 use super::problem::{Problem, Problems};
 use super::text::Size;
@@ -215,8 +215,22 @@ fn service(form: &form::Service, at: At<'_>, ports: &mut Vec<Port>, problems: &m
 }
 
 fn health(form: &form::Health, at: At<'_>, problems: &mut Problems) -> Option<Health> {
+    let question = match (&form.path, &form.grpc) {
+        (Some(_), Some(_)) => {
+            problems.push(at.word("grpc").problem("`path` and `grpc` ask the same: keep one of them"));
+            return None;
+        }
+        (Some(path), None) => HealthQuestion::Path(path.0.as_str().into()),
+        (None, Some(service)) => HealthQuestion::Grpc(service.0.as_str().into()),
+        (None, None) => {
+            if !at.lost("path") && !at.lost("grpc") {
+                problems.push(at.problem("the key `path` or `grpc` is missing"));
+            }
+            return None;
+        }
+    };
     let health = Health {
-        path: form.path.as_ref()?.0.as_str().into(),
+        question,
         interval: form.interval.as_ref().map_or(Duration::from_secs(10), |d| d.0),
         timeout: form.timeout.as_ref().map_or(Duration::from_secs(3), |d| d.0),
     };

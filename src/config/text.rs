@@ -91,6 +91,8 @@ formats! {
     Host(String) = "pillion-host" "a host such as `users.example`" r"^.+$" host;
     /// A path of a probe.
     UrlPath(String) = "pillion-path" "a path such as `/health`" r"^/|\$\{" path;
+    /// A service of gRPC, or all of them.
+    GrpcService(String) = "pillion-grpc-service" "a service of gRPC such as `shop.v1.Users`, or `\"\"` for the server as a whole" r"^[A-Za-z0-9_.]*$|\$\{" grpc_service;
     /// A word that is not empty.
     Word(String) = "pillion-word" "text" r"^.+$" word;
     /// The name of a header field.
@@ -165,6 +167,13 @@ fn path(text: &str) -> Result<String, String> {
     match text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
         true => Ok(text.to_owned()),
         false => Err(format!("`{text}` is no path: write it like `/health`")),
+    }
+}
+
+fn grpc_service(text: &str) -> Result<String, String> {
+    match text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.')) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("`{text}` is no service of gRPC: write it like `shop.v1.Users`, or `\"\"`")),
     }
 }
 

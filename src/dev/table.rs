@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::mesh::Mesh;
 use super::service::Spec;
+use crate::config::model::HealthQuestion;
 
 pub(super) fn text(specs: &[Arc<Spec>], mesh: &Mesh) -> String {
     let front = mesh.front.addresses().outbound;
@@ -15,7 +16,10 @@ pub(super) fn text(specs: &[Arc<Spec>], mesh: &Mesh) -> String {
         let service = &spec.loaded.model.service;
         let own = service.address.map_or_else(String::new, |address| address.to_string());
         let admin = format!("http://{}", sidecar.addresses().admin);
-        let path = service.health.as_ref().map_or("/", |health| &health.path);
+        let path = match service.health.as_ref().map(|health| &health.question) {
+            Some(HealthQuestion::Path(path)) => path,
+            _ => "/",
+        };
         let call = format!("curl -x http://{front} http://{}{path}", spec.name);
         let _ = writeln!(text, "{:<width$}  {own:<21}  {admin:<28}  {call}", spec.name);
         for (upstream, address) in &sidecar.addresses().upstreams {

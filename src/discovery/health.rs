@@ -1,4 +1,7 @@
-//! Whether the service answers: its health path, or an accepted connection.
+//! Whether the service answers: its health path, its `grpc.health.v1.Health`,
+//! or an accepted connection.
+
+mod http2;
 
 use std::fmt;
 use std::io;
@@ -15,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::base::Protocol;
 use crate::config::Model;
-use crate::config::model::Service;
+use crate::config::model::{HealthQuestion, Service};
 
 /// From one question to the next: first and longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -36,6 +39,10 @@ pub enum Unhealthy {
     Http(String),
     /// A status that is not 2xx.
     Status(u16),
+    /// A status of gRPC that is not 0, and its message.
+    Grpc(u8, String),
+    /// `grpc.health.v1.Health` says so.
+    NotServing(&'static str),
 }
 
 /// Asks until the service answers. Every `report`, tells `missed` what was met.
@@ -84,17 +91,18 @@ async fn ask(service: &Service, address: SocketAddr) -> Result<(), Unhealthy> {
     let timeout = service.health.as_ref().map_or(TIMEOUT, |health| health.timeout);
     let asked = async {
         let stream = TcpStream::connect(address).await.map_err(Unhealthy::Connect)?;
-        match &service.health {
-            Some(health) if !no_http1(service.protocol) => get(stream, address, &health.path).await,
-            _ => Ok(()),
+        let Some(health) = &service.health else { return Ok(()) };
+        match &health.question {
+            HealthQuestion::Grpc(name) => Box::pin(http2::check(stream, address, name)).await,
+            // HTTP is not spoken there: a connection is enough.
+            HealthQuestion::Path(_) if service.protocol.is_opaque() => Ok(()),
+            HealthQuestion::Path(path) if matches!(service.protocol, Protocol::Http2 | Protocol::Grpc) => {
+                Box::pin(http2::get(stream, address, path)).await
+            }
+            HealthQuestion::Path(path) => Box::pin(get(stream, address, path)).await,
         }
     };
     tokio::time::timeout(timeout, asked).await.unwrap_or(Err(Unhealthy::Timeout))
-}
-
-/// It may refuse HTTP/1, in which the question is asked: a connection is enough.
-fn no_http1(protocol: Protocol) -> bool {
-    protocol.is_opaque() || matches!(protocol, Protocol::Http2 | Protocol::Grpc)
 }
 
 async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), Unhealthy> {
@@ -124,6 +132,14 @@ impl fmt::Display for Unhealthy {
             Self::Timeout => f.write_str("no answer in time"),
             Self::Http(why) => write!(f, "no usable answer ({why})"),
             Self::Status(status) => write!(f, "status {status}"),
+            Self::Grpc(5, _) => {
+                f.write_str("grpc.health.v1.Health does not know the service of `health.grpc`")
+            }
+            Self::Grpc(12, _) => f.write_str(
+                "UNIMPLEMENTED: the server has no grpc.health.v1.Health; register it, or ask a `path`",
+            ),
+            Self::Grpc(code, message) => write!(f, "gRPC status {code} ({message})"),
+            Self::NotServing(status) => write!(f, "grpc.health.v1.Health says {status}"),
         }
     }
 }
@@ -137,7 +153,7 @@ mod tests {
 
     fn service(address: SocketAddr, path: Option<&str>) -> Service {
         let health = path.map(|path| Health {
-            path: path.into(),
+            question: HealthQuestion::Path(path.into()),
             interval: Duration::from_secs(10),
             timeout: Duration::from_secs(1),
         });

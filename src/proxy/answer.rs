@@ -15,7 +15,6 @@ use super::websocket::Upgraded;
 use crate::base::timers::Timer;
 use crate::base::{ProxyError, Reason};
 use crate::codec::{AnswerBody, Body, Takeover};
-use crate::config::model::Timeout;
 use crate::telemetry::record::Record;
 
 /// The body of every answer that a caller gets.
@@ -47,10 +46,10 @@ pub fn pass_on(response: Response<Body>, call: Rc<Call>, mut record: Record) -> 
             })
         }));
     } else if !answer.body.is_end_stream()
-        && let Timeout::Whole(limit) = call.route.policy.timeout
+        && let Some(end) = call.bounds.end
         && !stack::is_stream(head.status, &head.headers)
     {
-        answer.deadline = Some(call.timers().at(call.received + limit));
+        answer.deadline = Some(call.timers().at(end));
     }
     if answer.takeover.is_none() {
         answer.call = Some(call);

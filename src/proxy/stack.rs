@@ -14,7 +14,7 @@ use tower::util::UnsyncBoxService;
 use tower::{Service, ServiceBuilder};
 
 use super::connection::Door;
-use super::deadline::Deadline;
+use super::deadline::{Bounds, Deadline};
 use super::retries::Retries;
 use super::router::Route;
 use super::worker::Worker;
@@ -44,6 +44,8 @@ pub struct Call {
     pub upgrade: Upgrade,
     /// What is spoken to the upstream.
     pub protocol: Protocol,
+    /// How long its head may wait, and the whole of it.
+    pub bounds: Bounds,
     interim: Interim,
     moved: Option<Moved>,
     worker: Rc<Worker>,
@@ -64,8 +66,9 @@ pub struct Attempt {
 
 impl Call {
     /// A call of which no attempt was made.
-    pub fn new(door: &Door, route: Rc<Route>, head: request::Parts, exchange: Exchange) -> Self {
+    pub fn new(door: &Door, route: Rc<Route>, mut head: request::Parts, exchange: Exchange) -> Self {
         Self {
+            bounds: Bounds::of(&route.policy, exchange.received, &mut head),
             head,
             protocol: route.protocol,
             route,

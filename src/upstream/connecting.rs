@@ -5,6 +5,9 @@ use std::cell::Cell;
 
 use tokio::sync::Notify;
 
+/// Connections that are made at one time at most: a listener's queue is short.
+const AT_ONCE: usize = 32;
+
 /// The connections that are being made, and who waits for them.
 pub struct Connecting {
     waiting: Cell<usize>,
@@ -48,10 +51,11 @@ impl<'a> Waiting<'a> {
     /// all who wait.
     pub fn begin(&self) -> Option<Making<'a>> {
         let all = self.0;
-        if all.making.get() * all.streams.get() >= all.waiting.get() {
+        let making = all.making.get();
+        if making >= AT_ONCE || making * all.streams.get() >= all.waiting.get() {
             return None;
         }
-        all.making.set(all.making.get() + 1);
+        all.making.set(making + 1);
         Some(Making(all))
     }
 
@@ -86,7 +90,7 @@ mod tests {
         assert_eq!(making.len(), 3);
         connecting.learn(1);
         let more: Vec<_> = waiting.iter().filter_map(Waiting::begin).collect();
-        assert_eq!(more.len(), 247, "one for each");
+        assert_eq!(more.len(), AT_ONCE - 3, "one for each, and no storm");
         drop((making, more, waiting));
         connecting.learn(0);
         let one = connecting.wait();

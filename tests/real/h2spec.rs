@@ -42,7 +42,9 @@ fn failures(address: SocketAddr) -> Vec<(String, String)> {
 
 #[test]
 fn each_listener_keeps_the_rules_of_http2() {
-    let backend = Recorder::start();
+    // Some cases are about a body's windows.
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}", "a".repeat(1000));
+    let backend = Recorder::answering(move |_| answer.clone().into_bytes());
     let users = UpstreamName::new("users");
     let sidecar = sidecar("front")
         .upstream("users", backend.address())

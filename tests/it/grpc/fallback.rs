@@ -62,5 +62,5 @@ fn a_call_of_grpc_to_a_service_of_http1_is_told_what_to_do() {
     let client = H2Client::connect(sidecar.at.outbound);
     let got = client.call(call(), vec![message(b"x")], None);
     assert_eq!((got.field("grpc-status"), got.field("pillion-error")), (Some("14"), Some("no_http2")));
-    assert!(got.field("grpc-message").unwrap().contains("another protocol"), "{got:?}");
+    assert!(got.field("grpc-message").unwrap().contains("HTTP/2 was not spoken"), "{got:?}");
 }

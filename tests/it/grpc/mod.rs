@@ -2,6 +2,7 @@
 //! with few streams, and peers that go.
 
 mod calls;
+mod deadline;
 mod fallback;
 mod goaway;
 mod peer;

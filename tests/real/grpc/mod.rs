@@ -4,6 +4,7 @@
 //! sidecars: caller, its outbound, the callee's inbound, server.
 
 mod errors;
+mod health;
 pub mod programs;
 
 use std::net::SocketAddr;
