@@ -6,12 +6,13 @@
 //! through can be read in only one way, whoever reads it next.
 
 pub mod body;
+pub mod client_hello;
 pub mod guard;
 mod handshake;
 pub mod http1;
 pub mod http2;
 pub mod pace;
-mod spare;
+pub mod spare;
 mod stream;
 
 use std::cell::Cell;

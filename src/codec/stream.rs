@@ -34,6 +34,13 @@ impl Stream {
         if prefix.is_empty() { self } else { Self::Boxed(Box::pin(Prefixed { prefix, stream: self })) }
     }
 
+    /// Makes the close a reset, where there is a socket directly below.
+    pub fn reset_on_close(&self) {
+        if let Some(tcp) = self.tcp() {
+            let _ = socket2::SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+
     /// The socket, where there is one directly below.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {

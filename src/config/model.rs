@@ -206,6 +206,9 @@ pub struct Upstream {
     pub protocol: Protocol,
     /// A local port whose every connection goes to this upstream.
     pub listen: Option<SocketAddr>,
+    /// Names of TLS that lead here, in lower case; a leading `*.` takes every
+    /// name below. Default none.
+    pub sni: Vec<Arc<str>>,
     /// What applies to its calls that no route takes.
     pub policy: RoutePolicy,
     /// Where the entry stands; `None` where only routes name the upstream.

@@ -5,6 +5,7 @@
 mod discovery;
 mod ports;
 mod routes;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

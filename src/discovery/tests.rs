@@ -306,7 +306,12 @@ async fn a_name_that_nobody_reads_is_let_go_and_found_again() {
 }
 
 fn upstream() -> Upstream {
-    Upstream { protocol: Protocol::Auto, listen: None, policy: model::RoutePolicy::default(), origin: None }
+    Upstream {
+        protocol: Protocol::Auto,
+        listen: None,
+        policy: model::RoutePolicy::default(),
+        ..Upstream::default()
+    }
 }
 
 #[tokio::test(start_paused = true)]

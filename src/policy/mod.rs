@@ -4,4 +4,5 @@
 pub mod balance;
 pub mod retry;
 pub mod routes;
+pub mod sni;
 pub mod transcode;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::connection::Door;
 use super::detect::{Expect, First, Look};
 use super::router::Route;
+use super::steer;
 use super::tunnel::{self, Dialled};
 use crate::base::Reason;
 use crate::codec::Stream;
@@ -68,7 +69,7 @@ pub async fn race(door: &Rc<Door>, route: &Rc<Route>, look: &mut Look) -> (First
     };
     let spoke = tokio::select! {
         biased;
-        first = look.first(context, Expect::Any, None) => return (first, use_for(first, upstream)),
+        first = look.first(context, Expect::Any, None) => return (first, use_for(door, first, upstream)),
         spoke = listen(&upstream.stream) => spoke,
     };
     match spoke {
@@ -88,8 +89,10 @@ pub async fn race(door: &Rc<Door>, route: &Rc<Route>, look: &mut Look) -> (First
 }
 
 /// What becomes of the connection once the caller has spoken first.
-fn use_for(first: First, upstream: Dialled) -> Option<Box<Dialled>> {
+fn use_for(door: &Door, first: First, upstream: Dialled) -> Option<Box<Dialled>> {
     match first {
+        // It may go elsewhere.
+        First::Tls if steer::is_open(door) => upstream.active.forget(),
         First::Tls | First::Postgres | First::Opaque => return Some(Box::new(upstream)),
         First::Http1 => {
             upstream.active.forget();

@@ -15,7 +15,7 @@ use super::detect::{First, Look};
 use super::original::{self, Mark};
 use super::router::{Route, Router};
 use super::worker::{OpenConnection, Worker};
-use super::{egress, tunnel};
+use super::{egress, steer, tunnel};
 use crate::base::Reason;
 use crate::codec::Stream;
 use crate::telemetry::names;
@@ -54,19 +54,24 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConne
     let mut look = Look::new(Stream::from(tcp));
     let (first, upstream) = connection::first(&door, &mut look).await;
     connection::count(&door, first);
-    let (begun, stream) = (look.begun(), look.into_stream());
     match first {
         First::Nothing | First::Silent => {}
         First::Http1 | First::Http2 => {
             count("http");
+            let (begun, stream) = (look.begun(), look.into_stream());
             connection::http(door, stream, first, begun).await;
         }
         _ => {
-            let (route, target) = door.router().to_original(original, &door);
+            let (mut route, mut target) = door.router().to_original(original, &door);
+            if let Some(other) = steer::route(&door, first, &mut look).await
+                && other.upstream.name != route.upstream.name
+            {
+                (route, target) = (other, "sni");
+            }
             match egress::admit(&door, &route).await {
                 Ok(()) => {
                     count(target);
-                    Box::pin(tunnel::opaque(&door, &route, stream, upstream)).await;
+                    Box::pin(tunnel::opaque(&door, &route, look.into_stream(), upstream)).await;
                 }
                 Err(error) => {
                     count("denied");

@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use super::detect::{Expect, First, Look};
 use super::router::{Route, Router};
 use super::worker::{OpenConnection, Worker};
-use super::{Answer, ahead, reply, request, tunnel};
-use crate::base::{ProxyError, Reason, UpstreamName};
+use super::{Answer, ahead, reply, request, steer, tunnel};
+use crate::base::{Protocol, ProxyError, Reason, UpstreamName};
 use crate::codec::{Body, Exchange, Handler, ServerContext, Stream, http1, http2};
 use crate::telemetry::names;
 use crate::telemetry::record::{Direction, Record};
@@ -119,11 +119,13 @@ pub async fn detected(door: Rc<Door>, stream: Stream) {
     if !door.tunnel {
         count(&door, first);
     }
-    let (begun, stream) = (look.begun(), look.into_stream());
     match first {
-        First::Http1 | First::Http2 => http(door, stream, first, begun).await,
+        First::Http1 | First::Http2 => {
+            let (begun, stream) = (look.begun(), look.into_stream());
+            http(door, stream, first, begun).await;
+        }
         First::Nothing | First::Silent => {}
-        _ => Box::pin(opaque(&door, stream, upstream)).await,
+        _ => Box::pin(opaque(&door, first, look, upstream)).await,
     }
 }
 
@@ -134,6 +136,9 @@ pub async fn first(door: &Rc<Door>, look: &mut Look) -> (First, Option<Box<tunne
         return (look.first(context, Expect::Addressed, None).await, None);
     };
     let protocol = route.speaks();
+    if protocol == Protocol::Tls && steer::is_open(door) {
+        return (First::Tls, None);
+    }
     if protocol.is_opaque() {
         return (First::Opaque, None);
     }
@@ -163,10 +168,10 @@ pub async fn http(door: Rc<Door>, stream: Stream, version: First, begun: Option<
     }
 }
 
-async fn opaque(door: &Rc<Door>, stream: Stream, upstream: Option<Box<tunnel::Dialled>>) {
-    // A reload may have come while the caller was silent.
-    let Some(route) = door.destination() else { return refuse(door) };
-    tunnel::opaque(door, &route, stream, upstream).await;
+async fn opaque(door: &Rc<Door>, first: First, mut look: Look, upstream: Option<Box<tunnel::Dialled>>) {
+    // Asked anew: a reload may have come while the caller was silent.
+    let Some(route) = steer::route(door, first, &mut look).await else { return refuse(door) };
+    tunnel::opaque(door, &route, look.into_stream(), upstream).await;
 }
 
 /// There is no way to tell the caller but to close.

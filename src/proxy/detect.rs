@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::base::timers::{TICK, Timer, Timers};
+use crate::codec::client_hello::{self, Hello};
 use crate::codec::{FAREWELL, ServerContext, Stream};
 
 /// What the first bytes say.
@@ -121,6 +122,28 @@ impl Look {
                 (Some(_), _) if expect == Expect::Any => First::Opaque,
                 (Some(_), _) => First::Http1,
             })
+        })
+        .await
+    }
+
+    /// Looks on until the hello of a TLS connection tells its name, or can't.
+    pub async fn hello(&mut self, context: &ServerContext) -> Hello {
+        let now = Instant::now();
+        let begun = *self.begun.get_or_insert(now);
+        let mut timer = context.timers.at(begun + context.limits.header_timeout);
+        std::future::poll_fn(|cx| {
+            loop {
+                let hello = client_hello::server_name(&self.seen);
+                if hello != Hello::More {
+                    return Poll::Ready(hello);
+                }
+                match self.poll_more(cx, &context.timers, client_hello::MOST) {
+                    Poll::Ready(Ok(true)) => {}
+                    Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(Hello::Malformed),
+                    Poll::Pending => break,
+                }
+            }
+            timer.poll_fired(cx).map(|()| Hello::Malformed)
         })
         .await
     }

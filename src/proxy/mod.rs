@@ -17,6 +17,7 @@ mod request;
 mod retries;
 mod router;
 mod stack;
+mod steer;
 mod transcode;
 mod tunnel;
 mod websocket;

@@ -1,17 +1,24 @@
 //! Copies bytes both ways between two streams, each direction with its own end.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::base::timers::Timers;
 use crate::codec::Stream;
+use crate::codec::spare::Spare;
 
 /// Bytes that one direction may hold.
-const BUFFER: usize = 64 * 1024;
+const BUFFER: usize = 256 * 1024;
+/// Buffers that a worker keeps for the next bytes to copy.
+const SPARE_BUFFERS: usize = 4;
+
+thread_local! {
+    static SPARE: Spare = const { Spare::new(SPARE_BUFFERS, BUFFER) };
+}
 
 /// What went through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +42,12 @@ pub enum End {
     Idle,
 }
 
+/// One direction. It holds a buffer only while there are bytes in it.
+#[derive(Default)]
 struct Pipe {
     buffer: Vec<u8>,
+    /// What of the buffer was written.
     start: usize,
-    end: usize,
     ended: bool,
     closed: bool,
     moved: u64,
@@ -46,17 +55,20 @@ struct Pipe {
 
 /// Copies until both directions have ended, one has failed, or nothing has
 /// moved for `idle`. An end is passed on, and the other direction goes on
-/// (half-close).
+/// (half-close). A failure is passed on as a reset.
 pub async fn run(mut first: Stream, mut second: Stream, timers: &Timers, idle: Duration) -> Relayed {
-    let (mut there, mut back) = (Pipe::new(), Pipe::new());
+    let (mut there, mut back) = (Pipe::default(), Pipe::default());
     let mut timer = timers.at(Instant::now() + idle);
     let mut seen = 0;
-    let end = std::future::poll_fn(|cx| {
+    let (end, abrupt) = std::future::poll_fn(|cx| {
         let done_there = there.poll(&mut first, &mut second, cx);
         let done_back = back.poll(&mut second, &mut first, cx);
         match (done_there, done_back) {
-            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(End::Failed),
-            (Poll::Ready(_), Poll::Ready(_)) => return Poll::Ready(End::Closed),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready((End::Closed, false)),
+            // What was said before the end is not taken back.
+            (Poll::Ready(Err(_)), other) | (other, Poll::Ready(Err(_))) => {
+                return Poll::Ready((End::Failed, !matches!(other, Poll::Ready(Ok(())))));
+            }
             _ => {}
         }
         let moved = there.moved + back.moved;
@@ -64,61 +76,66 @@ pub async fn run(mut first: Stream, mut second: Stream, timers: &Timers, idle: D
             seen = moved;
             timer.arm(Instant::now() + idle);
         }
-        timer.poll_fired(cx).map(|()| End::Idle)
+        timer.poll_fired(cx).map(|()| (End::Idle, false))
     })
     .await;
+    if abrupt {
+        first.reset_on_close();
+        second.reset_on_close();
+    }
     Relayed { sent: there.moved, received: back.moved, end }
 }
 
 impl Pipe {
-    fn new() -> Self {
-        Self { buffer: Vec::new(), start: 0, end: 0, ended: false, closed: false, moved: 0 }
-    }
-
     fn poll(&mut self, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            while self.start < self.end {
-                let wrote = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer[self.start..self.end]))?;
+            while self.start < self.buffer.len() {
+                let wrote = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer[self.start..]))?;
                 if wrote == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
                 self.start += wrote;
                 self.moved += wrote as u64;
             }
+            self.buffer.clear();
+            self.start = 0;
             if self.ended {
+                self.give_up();
                 if !self.closed {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
                     self.closed = true;
                 }
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_read(from, to, cx))?;
+            match self.poll_read(from, cx) {
+                Poll::Ready(read) => self.ended = read? == 0,
+                Poll::Pending => {
+                    self.give_up();
+                    ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                    return Poll::Pending;
+                }
+            }
         }
     }
 
-    /// Reads into the buffer, which is given up while nothing comes.
-    fn poll_read(
-        &mut self,
-        from: &mut Stream,
-        to: &mut Stream,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; BUFFER];
-        }
-        let mut buffer = ReadBuf::new(&mut self.buffer);
-        match Pin::new(from).poll_read(cx, &mut buffer) {
-            Poll::Pending => {
-                self.buffer = Vec::new();
-                ready!(Pin::new(to).poll_flush(cx))?;
-                Poll::Pending
+    fn poll_read(&mut self, from: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.buffer.capacity() == 0 {
+            // Asked first: what waits holds no buffer.
+            if let Some(tcp) = from.tcp() {
+                ready!(tcp.poll_read_ready(cx))?;
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) => {
-                (self.start, self.end) = (0, buffer.filled().len());
-                self.ended = self.end == 0;
-                Poll::Ready(Ok(()))
-            }
+            self.buffer = SPARE.with(Spare::take);
         }
+        pin!(from.read_buf(&mut self.buffer)).poll(cx)
+    }
+
+    fn give_up(&mut self) {
+        SPARE.with(|spare| spare.give(std::mem::take(&mut self.buffer)));
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }

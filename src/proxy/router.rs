@@ -18,6 +18,7 @@ use crate::config::Model;
 use crate::config::model::{self, Limits, RoutePolicy};
 use crate::policy::retry::Budget;
 use crate::policy::routes::Matcher;
+use crate::policy::sni::Names;
 use crate::telemetry::record::{Direction, RouteMetrics};
 use crate::upstream::Upstream;
 
@@ -30,6 +31,8 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 pub struct Router {
     /// What it was made of.
     pub model: Arc<Model>,
+    /// Where TLS goes by its name.
+    pub sni: Names,
     limits: Rc<Limits>,
     inbound: Option<Routes>,
     outbound: HashMap<UpstreamName, Routes>,
@@ -129,6 +132,7 @@ impl Router {
             outbound.insert(name.clone(), Routes::new(&target, catch_all, routes));
         }
         Self {
+            sni: Names::new(&model),
             model,
             limits,
             inbound,

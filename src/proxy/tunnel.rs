@@ -10,7 +10,7 @@ use super::connection::{self, Door};
 use super::original::Mark;
 use super::router::Route;
 use super::{captured, egress, relay};
-use crate::base::{ProxyError, Reason};
+use crate::base::{Protocol, ProxyError, Reason};
 use crate::codec::{Stream, Takeover};
 use crate::telemetry::names;
 use crate::telemetry::record::Direction;
@@ -42,7 +42,9 @@ pub async fn open(door: &Rc<Door>, route: Rc<Route>, since: Instant) -> Result<T
     // A name that nobody knows is told now, while there still is an answer.
     let worker = &door.worker;
     route.upstream.picker(since, &worker.timers).await?;
-    if route.speaks().is_opaque() {
+    let speaks = route.speaks();
+    let may_steer = speaks == Protocol::Tls && door.router().sni.has_claims();
+    if speaks.is_opaque() && !may_steer {
         let upstream = dial(door, &route).await?;
         let door = door.clone();
         return Ok(Box::new(move |caller| {

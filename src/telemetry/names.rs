@@ -64,7 +64,7 @@ names! {
         "Connections accepted, by what was spoken on them.";
     /// Connections captured.
     CAPTURED = Counter "pillion_captured_connections_total" ["direction", "target"]
-        "Connections that the kernel turned to the sidecar, by where they went: http, endpoint, address, service, loop, denied.";
+        "Connections that the kernel turned to the sidecar, by where they went: http, endpoint, address, sni, service, loop, denied.";
     /// Connections open.
     CONNECTIONS_OPEN = Gauge "pillion_connections_open" ["direction"]
         "Connections that are open now.";

@@ -11,8 +11,12 @@ use crate::support::{Client, Recorder, beside_others, get, sidecar};
 
 /// A policy that names one upstream.
 fn named(name: &str) -> BTreeMap<UpstreamName, Upstream> {
-    let block =
-        Upstream { protocol: Protocol::Auto, listen: None, policy: RoutePolicy::default(), origin: None };
+    let block = Upstream {
+        protocol: Protocol::Auto,
+        listen: None,
+        policy: RoutePolicy::default(),
+        ..Upstream::default()
+    };
     [(UpstreamName::new(name), block)].into()
 }
 

@@ -45,8 +45,12 @@ fn a_thousand_reloads_under_load_fail_no_request() {
         };
         model.defaults = policy.clone();
         if number % 2 == 0 {
-            let entry =
-                Upstream { protocol: pillion::base::Protocol::Auto, listen: None, policy, origin: None };
+            let entry = Upstream {
+                protocol: pillion::base::Protocol::Auto,
+                listen: None,
+                policy,
+                ..Upstream::default()
+            };
             model.upstreams.insert(UpstreamName::new("users"), entry);
         }
         if number % 7 == 0 {

@@ -31,7 +31,7 @@ fn before(at: std::net::SocketAddr, edit: impl FnOnce(&mut Limits)) -> Sidecar {
                 protocol: Protocol::Http1,
                 listen: None,
                 policy: RoutePolicy::default(),
-                origin: None,
+                ..pillion::config::model::Upstream::default()
             };
             model.upstreams.insert(UpstreamName::new("users"), http1);
             edit(&mut model.limits);

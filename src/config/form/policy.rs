@@ -50,6 +50,10 @@ pub struct Outbound {
     /// A local address whose every connection goes to this service; only
     /// without `route`.
     pub listen: Option<Bind>,
+    /// TLS that asks for one of these names goes to this service, passed
+    /// through; `*.example` takes every name below; only without `route`.
+    #[schemars(extend("default" = []))]
+    pub sni: Option<Vec<Host>>,
     /// Which calls: `[METHOD[,METHOD…]] /path/{name}/{rest...}` or
     /// `grpc package.Service/Method`.
     pub route: Option<String>,

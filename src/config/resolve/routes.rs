@@ -9,12 +9,12 @@ use std::time::Duration;
 use http::header::HeaderName;
 
 use super::ports::Port;
-use super::{At, Routes, protocol, set};
+use super::whole::{self, Claims};
+use super::{At, Routes, set};
 use crate::base::UpstreamName;
 use crate::config::form;
 use crate::config::model::{
-    Balance, HashOn, Json, Model, Pattern, Retry, RetryOn, Route, RoutePolicy, Source, Timeout, Upstream,
-    ValueMatch,
+    Balance, HashOn, Json, Model, Pattern, Retry, RetryOn, Route, RoutePolicy, Source, Timeout, ValueMatch,
 };
 use crate::config::problem::Problems;
 use crate::config::shape::nearest;
@@ -156,7 +156,7 @@ fn blocks<'a>(
     ports: &mut Vec<Port>,
     problems: &mut Problems,
 ) -> BTreeMap<UpstreamName, Said<'a>> {
-    let mut blocks = BTreeMap::new();
+    let (mut blocks, mut claims, mut places) = (BTreeMap::new(), Claims::new(), BTreeMap::new());
     for (file, list) in files.iter().map(|file| (file, &file.outbound)) {
         for (index, form) in list.iter().enumerate() {
             let at = At::root(&file.file, &file.root).key("outbound").item(index);
@@ -178,16 +178,14 @@ fn blocks<'a>(
                 let what = format!("`listen` of `{}`", at.key("to").shown());
                 ports.push(Port::new(listen.0, what, Some(at.key("listen"))));
             }
-            let upstream = Upstream {
-                protocol: protocol(form.protocol),
-                listen: form.listen.as_ref().map(|bind| bind.0),
-                policy: policy(said, Said::default()),
-                origin: Some(at.key("to").origin()),
-            };
+            let policy = policy(said, Said::default());
+            let upstream = whole::upstream(form, policy, at, &mut claims, problems);
+            places.extend(upstream.origin.clone().map(|origin| (origin, at)));
             model.upstreams.insert(to.0.clone(), upstream);
             blocks.insert(to.0.clone(), said);
         }
     }
+    whole::check_sni(&model.upstreams, &places, problems);
     blocks
 }
 
@@ -201,13 +199,7 @@ fn outbound(
         for (index, form) in list.iter().enumerate() {
             let at = At::root(&file.file, &file.root).key("outbound").item(index);
             let Some(route) = &form.route else { continue };
-            for (key, written) in [("protocol", form.protocol.is_some()), ("listen", form.listen.is_some())] {
-                if written {
-                    let message = format!("`{key}` belongs to the whole upstream, not to one route");
-                    let help = "move it to the entry of this upstream without `route`";
-                    problems.push(at.word(key).problem(message).help(help));
-                }
-            }
+            whole::not_in_a_route(form, at, problems);
             let conditions = (&form.host, &form.headers, &form.query);
             let pattern = pattern(route, conditions, at, problems);
             let shared = form.to.as_ref().and_then(|to| blocks.get(&to.0)).copied().unwrap_or_default();

@@ -215,7 +215,7 @@ fn http1_upstream() -> pillion::config::model::Upstream {
 }
 
 fn spoken(protocol: pillion::base::Protocol) -> pillion::config::model::Upstream {
-    pillion::config::model::Upstream { protocol, listen: None, policy: RoutePolicy::default(), origin: None }
+    pillion::config::model::Upstream { protocol, ..pillion::config::model::Upstream::default() }
 }
 
 /// One route that takes every call to `users`.

@@ -12,7 +12,7 @@ use super::before;
 
 /// A sidecar that speaks `protocol` with `users` whatever the caller speaks.
 fn speaking(protocol: Protocol, at: std::net::SocketAddr) -> Sidecar {
-    let upstream = Upstream { protocol, listen: None, policy: RoutePolicy::default(), origin: None };
+    let upstream = Upstream { protocol, listen: None, policy: RoutePolicy::default(), ..Upstream::default() };
     let edit = |model: &mut pillion::config::Model| {
         model.upstreams.insert(UpstreamName::new("users"), upstream);
         model.service.protocol = protocol;

@@ -100,7 +100,7 @@ fn before(at: SocketAddr) -> Sidecar {
         protocol: Protocol::Http1,
         listen: None,
         policy: pillion::config::model::RoutePolicy::default(),
-        origin: None,
+        ..pillion::config::model::Upstream::default()
     };
     sidecar("front")
         .service(at)

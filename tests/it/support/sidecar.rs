@@ -57,7 +57,7 @@ impl Setup {
     pub fn local_port(mut self, name: &str) -> Self {
         let listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         let (protocol, policy) = (Protocol::Auto, RoutePolicy::default());
-        let block = Upstream { protocol, listen, policy, origin: None };
+        let block = Upstream { protocol, listen, policy, ..Upstream::default() };
         self.model.upstreams.insert(UpstreamName::new(name), block);
         self
     }

@@ -1,6 +1,8 @@
 //! Opaque TCP: what is spoken, where it goes, and what passes.
 
 mod detection;
+mod relay;
+mod sni;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
