@@ -19,6 +19,7 @@ use crate::discovery::{self, Discovery, health};
 use crate::proxy::{self, Gate, Instance, Layer};
 use crate::runtime::{self, Order, Plan};
 use crate::telemetry::{Metrics, names};
+use crate::upstream::Quotas;
 use crate::upstream::snapshot::EndpointStats;
 
 /// How long the admin port waits for a worker.
@@ -94,6 +95,8 @@ impl App {
         let Bound { addresses, admin, probes, workers: listeners } = Bound::new(&model)?;
         let first_answers = readiness.condition("discovery");
         let (directory, wanted) = Directory::new();
+        let quotas = Quotas::new(metrics.clone());
+        quotas.apply(&model);
         let instance = Instance::new(model.service.name.as_str());
         let (model_sender, model_receiver) = watch::channel(model);
         let (workers, worker_drain) = drain::channel();
@@ -115,6 +118,7 @@ impl App {
                 listeners,
                 model: app.model.borrow().clone(),
                 directory: directory.clone(),
+                quotas: quotas.clone(),
                 metrics: app.metrics.clone(),
                 instance: instance.clone(),
                 layer: layer.clone(),
@@ -128,6 +132,7 @@ impl App {
             orders: Arc::new(orders),
             model: model_sender,
             directory: directory.clone(),
+            quotas,
             metrics: app.metrics.clone(),
             readiness: app.readiness.clone(),
             inbound: app.addresses.inbound,
@@ -281,6 +286,7 @@ struct Control {
     orders: Arc<Vec<mpsc::UnboundedSender<Order>>>,
     model: watch::Sender<Arc<Model>>,
     directory: Directory,
+    quotas: Quotas,
     metrics: Metrics,
     readiness: Readiness,
     inbound: SocketAddr,
@@ -342,6 +348,7 @@ impl Control {
 
     async fn apply(&mut self, model: Arc<Model>) {
         self.follow_ports(&model).await;
+        self.quotas.apply(&model);
         for worker in self.orders.iter() {
             // A worker that has ended needs no model.
             let _ = worker.send(Order::Apply(model.clone()));

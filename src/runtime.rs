@@ -20,6 +20,7 @@ use crate::base::readiness::Condition;
 use crate::config::Model;
 use crate::proxy::{self, Gate, Instance, Layer, Worker};
 use crate::telemetry::Metrics;
+use crate::upstream::Quotas;
 use crate::upstream::snapshot::EndpointStats;
 
 /// How often a worker that drains looks whether its connections have ended.
@@ -36,6 +37,8 @@ pub struct Plan {
     pub model: Arc<Model>,
     /// Where upstreams are looked up.
     pub directory: Directory,
+    /// How many connections there may be, counted over all workers.
+    pub quotas: Quotas,
     /// Where to count.
     pub metrics: Metrics,
     /// This sidecar's mark.
@@ -90,11 +93,14 @@ where
 }
 
 async fn work(plan: Plan) {
-    let Plan { listeners, model, directory, metrics, instance, layer, mut drain, orders, serves } = plan;
-    let worker = Worker::new(model, directory, &metrics, instance, layer);
+    let Plan { listeners, model, directory, quotas, metrics, instance, layer, mut drain, orders, serves } =
+        plan;
+    let worker = Worker::new(model, directory, quotas, &metrics, instance, layer);
     let timers = worker.timers.clone();
     spawn_local(async move { timers.drive().await });
     spawn_local(worker.clone().keep_house());
+    let relieved = worker.clone();
+    spawn_local(async move { relieved.table.relieve().await });
     let mut doors = Doors { worker: worker.clone(), drain: drain.clone(), accepting: HashMap::new() };
     listeners.into_iter().for_each(|(listener, gate)| doors.open(listener, gate));
     spawn_local(obey(orders, doors));

@@ -57,6 +57,8 @@ pub enum Reason {
     ConnectFailed,
     /// The endpoint does not speak HTTP/2, which the call needs.
     NoHttp2,
+    /// The upstream may not have one more connection.
+    ConnectionLimit,
     /// The connection ended before the head of the answer.
     ResetBeforeHeaders,
     /// The connection ended within the answer.
@@ -138,7 +140,7 @@ pub struct ProxyError {
 
 impl Reason {
     /// Every reason, for the documentation's and the tests' sake.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::MalformedRequest,
         Self::TargetTooLong,
         Self::HeaderTooLarge,
@@ -159,6 +161,7 @@ impl Reason {
         Self::ConnectTimeout,
         Self::ConnectFailed,
         Self::NoHttp2,
+        Self::ConnectionLimit,
         Self::ResetBeforeHeaders,
         Self::ResetAfterHeaders,
         Self::MalformedResponse,
@@ -333,6 +336,14 @@ impl Reason {
                 Upstream,
                 "The endpoint does not speak HTTP/2, which the call needs",
                 "Set `protocol: http1` for a service that speaks only HTTP/1; one of gRPC must speak HTTP/2 without TLS.",
+            ),
+            Self::ConnectionLimit => (
+                "connection_limit",
+                503,
+                G::ResourceExhausted,
+                Proxy,
+                "The upstream may not have one more connection",
+                "Look for connections that are held too long, or raise `connections` of the upstream.",
             ),
             Self::ResetBeforeHeaders => (
                 "reset_before_headers",

@@ -209,10 +209,23 @@ pub struct Upstream {
     /// Names of TLS that lead here, in lower case; a leading `*.` takes every
     /// name below. Default none.
     pub sni: Vec<Arc<str>>,
+    /// How many connections the process may have to it; default any number.
+    pub connections: Option<Connections>,
     /// What applies to its calls that no route takes.
     pub policy: RoutePolicy,
     /// Where the entry stands; `None` where only routes name the upstream.
     pub origin: Option<Origin>,
+}
+
+/// `connections`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connections {
+    /// Connections of all workers together.
+    pub max: usize,
+    /// How many may wait for one; default 100.
+    pub pending: usize,
+    /// How long they may wait; default 1 s.
+    pub wait: Duration,
 }
 
 /// A match and its policy.
@@ -402,6 +415,12 @@ impl Default for Retry {
             backoff: (Duration::from_millis(25), Duration::from_millis(250)),
             budget: 0.2,
         }
+    }
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { max: usize::MAX, pending: 100, wait: Duration::from_secs(1) }
     }
 }
 

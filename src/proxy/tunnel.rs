@@ -87,11 +87,14 @@ pub async fn dial(door: &Door, route: &Route) -> Result<Dialled, ProxyError> {
         let Some(endpoint) = picked else { break };
         let active = endpoint.begin(now);
         match endpoint.connect(route.policy.connect_timeout, &worker.timers).await {
-            Ok(tcp) => {
+            Ok(stream) => {
                 active.answered(Instant::now(), StatusCode::OK);
-                let stream = Stream::from(tcp);
                 let mark = captured::mark(door, &stream);
                 return Ok(Dialled { stream, active, mark });
+            }
+            Err(error) if error.reason == Reason::ConnectionLimit => {
+                active.forget();
+                return Err(error);
             }
             Err(error) => {
                 active.failed(Instant::now(), true);

@@ -20,8 +20,8 @@ use crate::codec::ServerContext;
 use crate::config::Model;
 use crate::telemetry::record::{Direction, RouteMetrics};
 use crate::telemetry::{Metrics, names};
-use crate::upstream::Table;
 use crate::upstream::snapshot::EndpointStats;
+use crate::upstream::{Quotas, Table};
 
 /// How often idle connections are swept and gauges are brought up to date.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -114,6 +114,7 @@ impl Worker {
     pub fn new(
         model: Arc<Model>,
         directory: Directory,
+        quotas: Quotas,
         metrics: &Metrics,
         instance: Instance,
         layer: Option<Layer>,
@@ -128,7 +129,7 @@ impl Worker {
         let unrouted = |direction| Rc::new(RouteMetrics::new(metrics, direction, "", ""));
         let worker = Rc::new(Self {
             timers: Timers::new(),
-            table: Table::new(directory, metrics.clone()),
+            table: Table::new(directory, metrics.clone(), quotas),
             metrics: metrics.clone(),
             random: RefCell::new(fastrand::Rng::new()),
             layer,

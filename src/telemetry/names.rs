@@ -80,6 +80,15 @@ names! {
     /// Upstream connections made.
     UPSTREAM_CONNECTS = Counter "pillion_upstream_connects_total" ["upstream", "result"]
         "Connections to endpoints, by how they ended: ok, refused, timeout, failed.";
+    /// Upstream connections open.
+    UPSTREAM_OPEN = Gauge "pillion_upstream_connections_open" ["upstream"]
+        "Connections to an upstream that are open now, used and idle.";
+    /// Callers that wait for an upstream connection.
+    UPSTREAM_WAITING = Gauge "pillion_upstream_connections_waiting" ["upstream"]
+        "Callers that wait for a connection that `connections.max` does not allow yet.";
+    /// Callers that were refused an upstream connection.
+    UPSTREAM_REFUSED = Counter "pillion_upstream_connections_refused_total" ["upstream", "why"]
+        "Callers that got no connection because of `connections`: pending (too many wait), wait (it took too long).";
     /// Endpoints known.
     ENDPOINTS = Gauge "pillion_endpoints" ["upstream", "source"]
         "Endpoints that discovery holds for an upstream, by the source that told them.";

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use http::{Response, Version, request};
 
-use super::endpoint::{Active, Endpoint};
+use super::endpoint::{Active, Endpoint, Room};
+use super::quota::Place;
 use super::{Key, Upstream};
 use crate::base::{Protocol, ProxyError, Reason, Sent, Side, grpc};
 use crate::codec::http1::client::Connection as Http1;
 use crate::codec::http2::client::{Connection as Http2, Lease};
-use crate::codec::{Body, Failed, SendContext, Stream, Upgrade};
+use crate::codec::{Body, Failed, SendContext, Upgrade};
 use crate::config::model::Balance;
 use crate::policy::retry;
 
@@ -81,14 +82,15 @@ pub async fn send(
             active.forget();
             return Err(Failed { error: failed.error, body: None });
         }
-        if has_gone(&failed.error) || (failed.error.sent == Sent::OnReused && !fresh) {
+        let limited = failed.error.reason == Reason::ConnectionLimit;
+        if limited || has_gone(&failed.error) || (failed.error.sent == Sent::OnReused && !fresh) {
             // A connection that had died in the pool says nothing of its endpoint.
             active.forget();
         } else {
             active.failed(Instant::now(), unreachable);
         }
         let again = failed.body.or(replay);
-        let may = retry::is_free(&failed.error, &call.head.method) && tries < MAX_TRIES;
+        let may = retry::is_free(&failed.error, &call.head.method) && tries < MAX_TRIES && !limited;
         let others = picker.endpoints().len() > tried.borrow().len() + 1;
         match again {
             Some(kept) if may && (others || !unreachable) => body = kept,
@@ -195,9 +197,21 @@ async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool, now: Instant) 
         return Ok(connection);
     }
     // Boxed: most requests find a connection and should not hold room for making one.
-    let made = Box::pin(endpoint.connect(call.connect_timeout, call.send.timers));
-    let stream = made.await?;
-    Ok(Http1::new(Stream::from(stream)))
+    Box::pin(connect_http1(endpoint, call, reuse, ask)).await
+}
+
+async fn connect_http1(
+    endpoint: &Endpoint,
+    call: &Call<'_>,
+    reuse: bool,
+    ask: bool,
+) -> Result<Http1, ProxyError> {
+    let timers = call.send.timers;
+    let idle = || reuse.then(|| endpoint.take_idle(Instant::now(), ask)).flatten();
+    match endpoint.place(timers, idle).await? {
+        Room::Found(connection) => Ok(connection),
+        Room::Place(place) => Ok(Http1::new(endpoint.connect_at(place, call.connect_timeout, timers).await?)),
+    }
 }
 
 async fn http2(endpoint: &Endpoint, call: &Call<'_>, fresh: bool) -> Result<Lease, ProxyError> {
@@ -221,9 +235,14 @@ async fn connect_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Lease, Pr
             let detail = format!("{} did not take a connection a moment ago", endpoint.facts.address);
             return Err(ProxyError::unsent(Reason::ConnectTimeout, detail));
         }
+        endpoint.check_wait(asked)?;
         match waiting.begin() {
             Some(_making) => {
-                let connection = make_http2(endpoint, call).await?;
+                let place = match endpoint.place(call.send.timers, || endpoint.http2()).await? {
+                    Room::Found(lease) => return Ok(lease),
+                    Room::Place(place) => place,
+                };
+                let connection = make_http2(endpoint, call, place).await?;
                 // Its own first of all: those who wait are woken when this returns.
                 let lease = connection.lease();
                 endpoint.add_http2(connection);
@@ -236,15 +255,17 @@ async fn connect_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Lease, Pr
     }
 }
 
-async fn make_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Http2, ProxyError> {
+async fn make_http2(endpoint: &Endpoint, call: &Call<'_>, place: Place) -> Result<Http2, ProxyError> {
     let limit = call.connect_timeout;
-    let stream = endpoint.connect(limit, call.send.timers).await?;
+    let stream = endpoint.connect_at(place, limit, call.send.timers).await?;
     // Calls share it: a host that has vanished must not take them all.
-    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(VANISHED));
+    if let Some(tcp) = stream.tcp() {
+        let _ = socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(VANISHED));
+    }
     let mut timer = call.send.timers.at(Instant::now() + limit);
     tokio::select! {
         biased;
-        connection = Http2::handshake(Stream::from(stream), call.send.limits) => connection,
+        connection = Http2::handshake(stream, call.send.limits) => connection,
         () = timer.fired() => {
             let detail = format!("no HTTP/2 SETTINGS that allow a stream came within {limit:?}");
             Err(ProxyError::unsent(Reason::ConnectTimeout, detail))

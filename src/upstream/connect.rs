@@ -4,12 +4,15 @@ use std::cell::OnceCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use super::quota::{Place, Quota};
 use crate::base::timers::Timers;
 use crate::base::{ProxyError, Reason, UpstreamName};
+use crate::codec::Stream;
 
 /// How long a connection may be quiet before its host is asked whether it lives.
 const QUIET: Duration = Duration::from_secs(15);
@@ -23,21 +26,25 @@ pub struct Connects {
     name: UpstreamName,
     /// The name as a label, once there was a connection.
     label: OnceCell<String>,
+    /// How many there may be.
+    pub quota: Arc<Quota>,
 }
 
 impl Connects {
     /// Counts for the upstream `name`.
-    pub fn new(metrics: Metrics, name: UpstreamName) -> Rc<Self> {
-        Rc::new(Self { metrics, name, label: OnceCell::new() })
+    pub fn new(metrics: Metrics, name: UpstreamName, quota: Arc<Quota>) -> Rc<Self> {
+        Rc::new(Self { metrics, name, label: OnceCell::new(), quota })
     }
 
-    /// Connects, in at most `limit`.
+    /// Connects, in at most `limit`, and holds `place` as long as the connection
+    /// is open.
     pub async fn connect(
         &self,
+        place: Place,
         address: SocketAddr,
         limit: Duration,
         timers: &Timers,
-    ) -> Result<TcpStream, ProxyError> {
+    ) -> Result<Stream, ProxyError> {
         let made = connect(address, limit, timers).await;
         let result = match &made {
             Ok(_) => "ok",
@@ -47,7 +54,7 @@ impl Connects {
         };
         let label = self.label.get_or_init(|| self.metrics.label(self.name.as_str()));
         self.metrics.counter(&names::UPSTREAM_CONNECTS, &[label, result]).increment(1);
-        made
+        made.map(|tcp| Stream::Held(tcp, Box::new(place)))
     }
 }
 

@@ -1,14 +1,16 @@
 //! One endpoint as one worker sees it: how it answers, and the connections to it.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use super::connect::Connects;
 use super::connecting::{Connecting, Waiting};
+use super::quota::Place;
 use super::snapshot::EndpointStats;
 use crate::base::timers::Timers;
 use crate::base::{self, Protocol, ProxyError, UpstreamName};
@@ -36,6 +38,9 @@ const HTTP1: Duration = Duration::from_secs(60);
 const FIRST_AWAY: Duration = Duration::from_millis(250);
 const LONGEST_AWAY: Duration = Duration::from_secs(10);
 
+/// How often those who wait ask for connections that stand idle.
+const POKE: Duration = Duration::from_millis(50);
+
 /// See the module's text.
 pub struct Endpoint {
     /// What discovery says of it.
@@ -54,7 +59,22 @@ pub struct Endpoint {
     /// HTTP/2 connections that are being made.
     connecting: Connecting,
     connects: Rc<Connects>,
+    /// Those who wait for a connection.
+    waiting: Cell<usize>,
+    /// Told when one can be used.
+    freed: Notify,
 }
+
+/// What somebody who wants a connection gets.
+pub enum Room<T> {
+    /// A place for a new one.
+    Place(Place),
+    /// One that is there.
+    Found(T),
+}
+
+/// Counts one that waits.
+struct Here<'a>(&'a Cell<usize>);
 
 struct Idle {
     connection: Http1,
@@ -90,12 +110,94 @@ impl Endpoint {
             http1: Cell::new(None),
             connecting: Connecting::new(MAX_STREAMS),
             connects,
+            waiting: Cell::new(0),
+            freed: Notify::new(),
         })
     }
 
+    /// Makes a connection, in at most `limit`, where there may be one more.
+    pub async fn connect(&self, limit: Duration, timers: &Timers) -> Result<Stream, ProxyError> {
+        match self.place(timers, || None::<Infallible>).await? {
+            Room::Place(place) => self.connect_at(place, limit, timers).await,
+            Room::Found(never) => match never {},
+        }
+    }
+
     /// Makes a connection, in at most `limit`.
-    pub async fn connect(&self, limit: Duration, timers: &Timers) -> Result<TcpStream, ProxyError> {
-        self.connects.connect(self.facts.address, limit, timers).await
+    pub async fn connect_at(
+        &self,
+        place: Place,
+        limit: Duration,
+        timers: &Timers,
+    ) -> Result<Stream, ProxyError> {
+        self.connects.connect(place, self.facts.address, limit, timers).await
+    }
+
+    /// A place for one more connection; or what `find` gives, which is asked
+    /// whenever it may have found something.
+    pub async fn place<T>(
+        &self,
+        timers: &Timers,
+        mut find: impl FnMut() -> Option<T>,
+    ) -> Result<Room<T>, ProxyError> {
+        let quota = &self.connects.quota;
+        if let Some(place) = quota.take() {
+            return Ok(Room::Place(place));
+        }
+        let waiting = quota.queue()?;
+        let _here = Here::new(&self.waiting);
+        let deadline = Instant::now() + quota.wait();
+        let mut timer = timers.timer();
+        let mut place = std::pin::pin!(waiting.place());
+        loop {
+            let freed = self.freed.notified();
+            if let Some(found) = find() {
+                return Ok(Room::Found(found));
+            }
+            quota.poke();
+            timer.arm(deadline.min(Instant::now() + POKE));
+            tokio::select! {
+                biased;
+                place = &mut place => return Ok(Room::Place(place)),
+                () = freed => {}
+                () = timer.fired() => {}
+            }
+            if Instant::now() >= deadline {
+                return Err(quota.too_late());
+            }
+        }
+    }
+
+    /// Fails for somebody who has waited since `asked` for a connection that
+    /// others wait for too.
+    pub fn check_wait(&self, asked: Instant) -> Result<(), ProxyError> {
+        let quota = &self.connects.quota;
+        if quota.is_short() && asked.elapsed() >= quota.wait() { Err(quota.too_late()) } else { Ok(()) }
+    }
+
+    /// Closes one connection that nobody uses; whether there was one.
+    pub fn close_idle(&self) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        if !idle.is_empty() {
+            // The one that stood longest.
+            idle.remove(0);
+            return true;
+        }
+        let mut http2 = self.http2.borrow_mut();
+        let unused = http2.iter().position(|connection| connection.active() == 0);
+        unused.map(|index| http2.remove(index).close()).is_some()
+    }
+
+    /// Whether a connection that is free should be closed, for the sake of those
+    /// who wait for another endpoint or on another worker.
+    fn gives_up(&self) -> bool {
+        let quota = &self.connects.quota;
+        if !quota.is_short() {
+            return false;
+        }
+        // Those who wait here get their share, and can use it as it is.
+        let (here, all) = (self.waiting.get(), quota.waiting());
+        here == 0 || fastrand::usize(..all.max(1)) >= here
     }
 
     /// What one more request would cost.
@@ -164,6 +266,7 @@ impl Endpoint {
     pub fn add_http2(&self, connection: Http2) {
         self.connecting.learn(connection.capacity());
         self.http2.borrow_mut().push(connection);
+        self.freed.notify_waiters();
     }
 
     /// A call begins to wait for an HTTP/2 connection.
@@ -228,9 +331,13 @@ impl Endpoint {
 
 impl Recycle for Endpoint {
     fn recycle(&self, connection: Http1) {
+        if self.gives_up() {
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < MAX_IDLE {
             idle.push(Idle { connection, since: Instant::now() });
+            self.freed.notify_one();
         }
     }
 }
@@ -242,6 +349,19 @@ impl Drop for Endpoint {
                 connection.close();
             }
         }
+    }
+}
+
+impl<'a> Here<'a> {
+    fn new(waiting: &'a Cell<usize>) -> Self {
+        waiting.set(waiting.get() + 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Here<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

@@ -8,10 +8,12 @@ mod connect;
 mod connecting;
 mod endpoint;
 mod picker;
+mod quota;
 pub mod snapshot;
 mod table;
 
 pub use attempt::{Call, send};
 pub use endpoint::{Active, Endpoint};
 pub use picker::Key;
+pub use quota::Quotas;
 pub use table::{FIXED, Learned, Table, Upstream};

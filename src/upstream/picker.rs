@@ -111,11 +111,14 @@ mod tests {
     use crate::config::model::HashOn;
     use crate::telemetry::Metrics;
     use crate::upstream::connect::Connects;
+    use crate::upstream::quota::Quota;
     use std::time::Duration;
 
     fn picker(count: u16) -> Picker {
         let facts = |port| base::Endpoint::new(([127, 0, 0, 1], 1000 + port).into());
-        let connects = Connects::new(Metrics::new(), UpstreamName::new("users"));
+        let name = UpstreamName::new("users");
+        let quota = Quota::unlimited(name.clone(), &Metrics::new());
+        let connects = Connects::new(Metrics::new(), name, quota);
         Picker::new((0..count).map(|port| Endpoint::new(facts(port), connects.clone())).collect())
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::Endpoint;
 use super::connect::Connects;
 use super::picker::Picker;
+use super::quota::{Quota, Quotas};
 use super::snapshot::EndpointStats;
 use crate::base::directory::Directory;
 use crate::base::timers::Timers;
@@ -28,6 +29,7 @@ const UNUSED: Duration = Duration::from_secs(300);
 pub struct Table {
     directory: Directory,
     metrics: Metrics,
+    quotas: Quotas,
     upstreams: RefCell<HashMap<UpstreamName, Rc<Upstream>>>,
 }
 
@@ -56,8 +58,8 @@ pub enum Learned {
 
 impl Table {
     /// An empty table over `directory`.
-    pub fn new(directory: Directory, metrics: Metrics) -> Self {
-        Self { directory, metrics, upstreams: RefCell::default() }
+    pub fn new(directory: Directory, metrics: Metrics, quotas: Quotas) -> Self {
+        Self { directory, metrics, quotas, upstreams: RefCell::default() }
     }
 
     /// The upstream of this name; discovery begins to look for it if need be.
@@ -78,7 +80,7 @@ impl Table {
     fn enter(&self, name: &UpstreamName, resolution: watch::Receiver<Resolution>) -> Rc<Upstream> {
         let upstream = Rc::new(Upstream {
             name: name.clone(),
-            connects: Connects::new(self.metrics.clone(), name.clone()),
+            connects: Connects::new(self.metrics.clone(), name.clone(), self.quotas.get(name)),
             resolution: RefCell::new(Some(resolution)),
             picker: RefCell::new(Rc::new(Picker::new(Vec::new()))),
             last_used: Cell::new(None),
@@ -104,6 +106,19 @@ impl Table {
         });
     }
 
+    /// Gives up connections that stand idle while somebody waits for one of the
+    /// same upstream, whenever that is so, for as long as it is polled.
+    pub async fn relieve(&self) {
+        let mut pokes = self.quotas.pokes();
+        while pokes.changed().await.is_ok() {
+            for upstream in self.upstreams.borrow().values() {
+                let picker = upstream.picker.borrow();
+                let short = || upstream.connects.quota.is_short();
+                picker.endpoints().iter().for_each(|endpoint| while short() && endpoint.close_idle() {});
+            }
+        }
+    }
+
     /// What the admin port shows of every endpoint.
     pub fn stats(&self, now: Instant) -> Vec<EndpointStats> {
         let upstreams = self.upstreams.borrow();
@@ -114,7 +129,8 @@ impl Table {
 impl Upstream {
     /// An upstream whose endpoints never change: the fronted service itself.
     pub fn fixed(name: UpstreamName, endpoints: Vec<base::Endpoint>, metrics: &Metrics) -> Rc<Self> {
-        let connects = Connects::new(metrics.clone(), name.clone());
+        let quota = Quota::unlimited(name.clone(), metrics);
+        let connects = Connects::new(metrics.clone(), name.clone(), quota);
         let endpoints = endpoints.into_iter().map(|facts| Endpoint::new(facts, connects.clone())).collect();
         Rc::new(Self {
             name,

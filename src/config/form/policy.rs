@@ -54,6 +54,9 @@ pub struct Outbound {
     /// through; `*.example` takes every name below; only without `route`.
     #[schemars(extend("default" = []))]
     pub sni: Option<Vec<Host>>,
+    /// How many connections all workers together may have to this service; only
+    /// without `route`. Default: any number.
+    pub connections: Option<Connections>,
     /// Which calls: `[METHOD[,METHOD…]] /path/{name}/{rest...}` or
     /// `grpc package.Service/Method`.
     pub route: Option<String>,
@@ -106,6 +109,22 @@ pub struct Json {
     /// Bytes of one message; 1 KiB to 256 MiB.
     #[schemars(extend("default" = "4MiB"))]
     pub max_message: Option<Size>,
+}
+
+/// How many connections there may be.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["max"]))]
+pub struct Connections {
+    /// Connections at one time, used and idle.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max: Option<usize>,
+    /// How many callers may wait for one.
+    #[schemars(range(min = 0, max = 1_000_000), extend("default" = 100))]
+    pub pending: Option<usize>,
+    /// How long they may wait.
+    #[schemars(extend("default" = "1s"))]
+    pub wait: Option<Span>,
 }
 
 /// A condition on a value.

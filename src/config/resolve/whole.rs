@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{At, protocol};
+use super::{At, protocol, set};
 use crate::base::{Origin, UpstreamName};
 use crate::config::form;
-use crate::config::model::{RoutePolicy, Upstream};
+use crate::config::model::{Connections, RoutePolicy, Upstream};
 use crate::config::problem::Problems;
 
 /// The names of TLS that entries claim, and where.
@@ -24,6 +24,7 @@ pub(super) fn upstream(
         protocol: protocol(form.protocol),
         listen: form.listen.as_ref().map(|bind| bind.0),
         sni: sni(form, at, claims, problems),
+        connections: form.connections.as_ref().map(connections),
         policy,
         origin: Some(at.key("to").origin()),
     }
@@ -35,6 +36,7 @@ pub(super) fn not_in_a_route(form: &form::Outbound, at: At<'_>, problems: &mut P
         ("protocol", form.protocol.is_some()),
         ("listen", form.listen.is_some()),
         ("sni", form.sni.is_some()),
+        ("connections", form.connections.is_some()),
     ] {
         if written {
             let message = format!("`{key}` belongs to the whole upstream, not to one route");
@@ -42,6 +44,14 @@ pub(super) fn not_in_a_route(form: &form::Outbound, at: At<'_>, problems: &mut P
             problems.push(at.word(key).problem(message).help(help));
         }
     }
+}
+
+fn connections(form: &form::Connections) -> Connections {
+    let mut connections = Connections::default();
+    set(&mut connections.max, form.max);
+    set(&mut connections.pending, form.pending);
+    set(&mut connections.wait, form.wait.as_ref().map(|d| d.0));
+    connections
 }
 
 fn sni(form: &form::Outbound, at: At<'_>, claims: &mut Claims, problems: &mut Problems) -> Vec<Arc<str>> {

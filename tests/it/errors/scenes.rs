@@ -10,7 +10,7 @@ use std::time::Duration;
 use pillion::base::{Origin, Reason, UpstreamName};
 use pillion::config::Model;
 use pillion::config::model::{
-    Dns, Egress, Pattern, Retry, RetryOn, Route, RoutePolicy, Segment, Source, Timeout,
+    Connections, Dns, Egress, Pattern, Retry, RetryOn, Route, RoutePolicy, Segment, Source, Timeout, Upstream,
 };
 
 use crate::support::h2peer::{Answer, H2Backend};
@@ -85,6 +85,14 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
         scene(Reason::ConnectFailed, sidecar("front").upstream("users", address))
     }),
     (Reason::NoHttp2, no_http2),
+    (Reason::ConnectionLimit, || {
+        let connections = Connections { max: 0, pending: 0, ..Connections::default() };
+        let setup = sidecar("front").upstream("users", ([127, 0, 0, 1], 9).into()).with(|model| {
+            let block = Upstream { connections: Some(connections), ..Upstream::default() };
+            model.upstreams.insert(UpstreamName::new("users"), block);
+        });
+        scene(Reason::ConnectionLimit, setup)
+    }),
     (Reason::ResetBeforeHeaders, || saying(Reason::ResetBeforeHeaders, b"")),
     (Reason::MalformedResponse, || saying(Reason::MalformedResponse, b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n")),
     (Reason::ResponseHeaderTooLarge, || {

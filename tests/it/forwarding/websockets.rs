@@ -344,7 +344,7 @@ fn a_thousand_reloads_leave_open_tunnels_alone() {
     let (models, reloads) = tokio::sync::mpsc::channel(1);
     let port = |listen: Option<SocketAddr>| {
         let policy = RoutePolicy::default();
-        Upstream { protocol: pillion::base::Protocol::Auto, listen, policy, origin: None }
+        Upstream { protocol: pillion::base::Protocol::Auto, listen, policy, ..Upstream::default() }
     };
     let users = UpstreamName::new("users");
     let setup = sidecar("front").upstream("users", backend.address()).upstream("db:5432", opaque.address());

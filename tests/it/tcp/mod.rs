@@ -1,5 +1,6 @@
 //! Opaque TCP: what is spoken, where it goes, and what passes.
 
+mod connections;
 mod detection;
 mod relay;
 mod sni;

@@ -1,0 +1,146 @@
+//! An upstream has no more connections than its entry says, over all workers.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use pillion::base::Protocol;
+use pillion::config::model::Connections;
+
+use crate::support::h2peer::{H2Backend, H2Client};
+use crate::support::{Client, Recorder, Server, Sidecar, beside_others, get, sidecar, until};
+
+use super::{echo, expect, port, port_of};
+
+fn limited(at: SocketAddr, workers: usize, protocol: Protocol, connections: Connections) -> Sidecar {
+    sidecar("front")
+        .upstream("users", at)
+        .with(|model| {
+            model.workers = workers;
+            port(model, "users", |upstream| {
+                upstream.protocol = protocol;
+                upstream.connections = Some(connections);
+            });
+        })
+        .start()
+}
+
+#[test]
+fn opaque_streams_wait_and_are_refused() {
+    let _turn = beside_others();
+    let backend = Server::start(|_, stream| echo(stream));
+    let wait = Duration::from_millis(600);
+    let sidecar = limited(backend.address(), 2, Protocol::Tcp, Connections { max: 2, pending: 1, wait });
+    let open = || Client::connect(port_of(&sidecar, "users"));
+    let works = |client: &mut Client| {
+        client.send("a");
+        expect(client, b"A");
+    };
+    let (mut first, mut second) = (open(), open());
+    works(&mut first);
+    works(&mut second);
+    sidecar.metric_is("pillion_upstream_connections_open", &[("upstream", "users")], 2.0);
+    let start = Instant::now();
+    let mut third = open();
+    sidecar.metric_is("pillion_upstream_connections_waiting", &[], 1.0);
+    assert!(open().is_ended(), "one waits already");
+    assert!(start.elapsed() < wait);
+    assert!(third.is_ended());
+    assert!(start.elapsed() >= wait);
+    for why in ["pending", "wait"] {
+        sidecar.metric_is("pillion_upstream_connections_refused_total", &[("why", why)], 1.0);
+    }
+    sidecar.metric_is("pillion_errors_total", &[("reason", "connection_limit")], 2.0);
+    assert_eq!(backend.accepted(), 2);
+    let mut fourth = open();
+    drop(first);
+    works(&mut fourth);
+    works(&mut second);
+    drop((second, fourth));
+    sidecar.metric_is("pillion_upstream_connections_open", &[], 0.0);
+}
+
+#[test]
+fn http1_calls_of_all_workers_share_the_connections() {
+    let _turn = beside_others();
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, highest) = (now.clone(), most.clone());
+    let backend = Recorder::answering(move |_| {
+        highest.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(2));
+        counted.fetch_sub(1, Ordering::SeqCst);
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()
+    });
+    let wait = Duration::from_secs(20);
+    let sidecar = limited(backend.address(), 4, Protocol::Http1, Connections { max: 3, pending: 100, wait });
+    let address = sidecar.at.outbound;
+    std::thread::scope(|scope| {
+        for _ in 0..24 {
+            scope.spawn(move || {
+                let mut client = Client::connect(address);
+                for _ in 0..20 {
+                    assert_eq!(client.get("users", "/").status, 200);
+                }
+            });
+        }
+    });
+    assert_eq!(backend.take().len(), 24 * 20);
+    let most = most.load(Ordering::SeqCst);
+    assert!((2..=3).contains(&most), "{most} at one time");
+    assert!(sidecar.metrics().get("pillion_upstream_connections_open", &[]) <= 3.0);
+    sidecar.metric_is("pillion_upstream_connections_waiting", &[], 0.0);
+}
+
+#[test]
+fn connections_that_stand_idle_starve_nobody() {
+    let _turn = beside_others();
+    let backend = Recorder::start();
+    let connections = Connections { max: 1, ..Connections::default() };
+    let sidecar = limited(backend.address(), 4, Protocol::Http1, connections);
+    // The kernel spreads these over the workers; each leaves an idle connection.
+    for _ in 0..40 {
+        assert_eq!(get(sidecar.at.outbound, "users", "/").status, 200);
+    }
+    assert!(sidecar.metrics().get("pillion_upstream_connections_open", &[]) <= 1.0);
+    assert!(backend.connections() > 1, "more than one worker had a turn");
+}
+
+#[test]
+fn http2_calls_share_one_connection() {
+    let _turn = beside_others();
+    let backend = H2Backend::start();
+    let connections = Connections { max: 1, ..Connections::default() };
+    let sidecar = limited(backend.address(), 2, Protocol::Http2, connections);
+    let address = sidecar.at.outbound;
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(move || {
+                let client = H2Client::connect(address);
+                for _ in 0..3 {
+                    let request = http::Request::get("http://users/").body(()).unwrap();
+                    assert_eq!(client.call(request, Vec::new(), None).status(), 200);
+                }
+            });
+        }
+    });
+    assert!(sidecar.metrics().get("pillion_upstream_connections_open", &[]) <= 1.0);
+}
+
+#[test]
+fn a_call_beyond_the_limit_is_told_so() {
+    let _turn = beside_others();
+    let backend = Server::start(|_, mut stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+        let _ = std::io::Read::read_to_end(&mut stream, &mut Vec::new());
+    });
+    let wait = Duration::from_millis(100);
+    let sidecar = limited(backend.address(), 1, Protocol::Http1, Connections { max: 1, pending: 1, wait });
+    let mut holds = Client::connect(sidecar.at.outbound);
+    holds.send("GET / HTTP/1.1\r\nHost: users\r\n\r\n");
+    until("the backend has it", || backend.accepted() == 1);
+    let answer = get(sidecar.at.outbound, "users", "/");
+    assert_eq!((answer.status, answer.reason().as_deref()), (503, Some("connection_limit")));
+    drop(holds);
+}
