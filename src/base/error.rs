@@ -6,12 +6,14 @@
 //! the access log follow from that row.
 
 mod code;
+mod side;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 pub use self::code::GrpcCode;
+pub use self::side::Side;
 use super::Origin;
 
 /// Why Pillion answered in place of the service, or ended an answer early.
@@ -75,17 +77,6 @@ pub enum Reason {
     PerTryTimeout,
     /// Nothing moved in either direction for the route's `idle_timeout`.
     StreamIdle,
-}
-
-/// Whose doing a failure is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// The caller's.
-    Client,
-    /// The sidecar's.
-    Proxy,
-    /// The upstream's.
-    Upstream,
 }
 
 /// Whether the request may have reached the upstream.
@@ -416,17 +407,6 @@ impl Reason {
     /// The value of `pillion-error`.
     pub const fn as_str(self) -> &'static str {
         self.facts().word
-    }
-}
-
-impl Side {
-    /// The metric label.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Proxy => "proxy",
-            Self::Upstream => "upstream",
-        }
     }
 }
 

@@ -14,7 +14,7 @@ pub enum Stream {
     /// A TCP connection.
     Tcp(TcpStream),
     /// A TCP connection, and what is held until it is closed.
-    Held(TcpStream, Box<dyn Any>),
+    Held(Box<(TcpStream, Box<dyn Any>)>),
     /// Anything else: a tunnel within an HTTP/2 stream, or bytes put back
     /// before a connection.
     Boxed(Pin<Box<dyn Duplex>>),
@@ -47,7 +47,8 @@ impl Stream {
     /// The socket, where there is one directly below.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Tcp(tcp) | Self::Held(tcp, _) => Some(tcp),
+            Self::Tcp(tcp) => Some(tcp),
+            Self::Held(held) => Some(&held.0),
             Self::Boxed(_) => None,
         }
     }
@@ -66,7 +67,8 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(tcp) | Self::Held(tcp, _) => Pin::new(tcp).poll_read(cx, buffer),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Self::Held(held) => Pin::new(&mut held.0).poll_read(cx, buffer),
             Self::Boxed(boxed) => boxed.as_mut().poll_read(cx, buffer),
         }
     }
@@ -75,7 +77,8 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(tcp) | Self::Held(tcp, _) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Held(held) => Pin::new(&mut held.0).poll_write(cx, bytes),
             Self::Boxed(boxed) => boxed.as_mut().poll_write(cx, bytes),
         }
     }
@@ -86,28 +89,31 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(tcp) | Self::Held(tcp, _) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Self::Held(held) => Pin::new(&mut held.0).poll_write_vectored(cx, slices),
             Self::Boxed(boxed) => boxed.as_mut().poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Tcp(tcp) | Self::Held(tcp, _) => tcp.is_write_vectored(),
+            Self::Tcp(tcp) => tcp.is_write_vectored(),
+            Self::Held(held) => held.0.is_write_vectored(),
             Self::Boxed(boxed) => boxed.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(_) | Self::Held(..) => Poll::Ready(Ok(())),
+            Self::Tcp(_) | Self::Held(_) => Poll::Ready(Ok(())),
             Self::Boxed(boxed) => boxed.as_mut().poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(tcp) | Self::Held(tcp, _) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Held(held) => Pin::new(&mut held.0).poll_shutdown(cx),
             Self::Boxed(boxed) => boxed.as_mut().poll_shutdown(cx),
         }
     }

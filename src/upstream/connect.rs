@@ -54,7 +54,7 @@ impl Connects {
         };
         let label = self.label.get_or_init(|| self.metrics.label(self.name.as_str()));
         self.metrics.counter(&names::UPSTREAM_CONNECTS, &[label, result]).increment(1);
-        made.map(|tcp| Stream::Held(tcp, Box::new(place)))
+        made.map(|tcp| Stream::Held(Box::new((tcp, Box::new(place)))))
     }
 }
 

@@ -65,8 +65,8 @@ fn opaque_streams_wait_and_are_refused() {
 #[test]
 fn http1_calls_of_all_workers_share_the_connections() {
     let _turn = beside_others();
-    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (counted, highest) = (now.clone(), most.clone());
+    let (counted, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let highest = most.clone();
     let backend = Recorder::answering(move |_| {
         highest.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(2));

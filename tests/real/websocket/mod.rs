@@ -111,7 +111,7 @@ impl Chain {
             protocol: Protocol::Auto,
             listen: Some("127.0.0.1:0".parse().unwrap()),
             policy: RoutePolicy::default(),
-            origin: None,
+            ..Upstream::default()
         };
         let echo = UpstreamName::new("echo");
         let setup = sidecar("caller").upstream("echo", back.at.inbound);
