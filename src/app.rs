@@ -26,6 +26,8 @@ use crate::upstream::snapshot::EndpointStats;
 const STATS_WAIT: Duration = Duration::from_millis(250);
 /// How often a service that stays sick is told of.
 const REPORT: Duration = Duration::from_secs(60);
+/// How long a worker may take to tell those whom it cuts off.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often histograms are folded.
 const UPKEEP: Duration = Duration::from_secs(1);
 
@@ -51,6 +53,8 @@ pub struct App {
     /// Its metrics.
     pub metrics: Metrics,
     model: watch::Receiver<Arc<Model>>,
+    /// Ends what concerns calls to the service.
+    inbound: drain::Signal,
     /// Ends the workers.
     workers: drain::Signal,
     /// Ends the control thread, after the workers.
@@ -99,6 +103,7 @@ impl App {
         quotas.apply(&model);
         let instance = Instance::new(model.service.name.as_str());
         let (model_sender, model_receiver) = watch::channel(model);
+        let (inbound, inbound_drain) = drain::channel();
         let (workers, worker_drain) = drain::channel();
         let (control, control_drain) = drain::channel();
         let mut app = Self {
@@ -106,6 +111,7 @@ impl App {
             readiness,
             metrics,
             model: model_receiver.clone(),
+            inbound,
             workers,
             control,
             threads: Vec::new(),
@@ -122,12 +128,14 @@ impl App {
                 metrics: app.metrics.clone(),
                 instance: instance.clone(),
                 layer: layer.clone(),
+                inbound: inbound_drain.clone(),
                 drain: worker_drain.clone(),
                 orders: receiver,
                 serves: app.readiness.condition("workers"),
             };
             app.spawn(runtime::worker(number, plan))?;
         }
+        drop(inbound_drain);
         let controls = Control {
             orders: Arc::new(orders),
             model: model_sender,
@@ -151,11 +159,31 @@ impl App {
     /// Fails readiness, waits `drain.delay`, then does as [`App::finish`]. May be
     /// dropped midway.
     pub async fn drain(&self) -> bool {
+        self.leave().await;
+        self.finish().await
+    }
+
+    /// The same for calls to the service alone: those that it makes are served
+    /// on, so that it can end with its own connections whole. Returns whether
+    /// all was finished by `drain.deadline`.
+    pub async fn drain_inbound(&self) -> bool {
+        self.leave().await;
+        let deadline = self.model.borrow().drain.deadline;
+        self.inbound.advance(Stage::Draining);
+        let finished = self.inbound.all_done(deadline).await;
+        self.inbound.advance(Stage::Stopped);
+        if !finished {
+            // What was cut off is told so.
+            self.inbound.all_done(LAST_WORDS).await;
+        }
+        finished
+    }
+
+    async fn leave(&self) {
         let delay = self.model.borrow().drain.delay;
         self.readiness.leave();
-        self.workers.advance(Stage::Leaving);
+        self.advance(Stage::Leaving);
         tokio::time::sleep(delay).await;
-        self.finish().await
     }
 
     /// The end of a drain, for when no new call can come or be served: closes
@@ -165,14 +193,19 @@ impl App {
     pub async fn finish(&self) -> bool {
         let deadline = self.model.borrow().drain.deadline;
         self.readiness.leave();
-        self.workers.advance(Stage::Draining);
+        self.advance(Stage::Draining);
         let finished = self.workers.all_done(deadline).await;
-        self.workers.advance(Stage::Stopped);
+        self.advance(Stage::Stopped);
         if !finished {
-            // What was cut off is told so.
-            self.workers.all_done(Duration::from_secs(1)).await;
+            self.workers.all_done(LAST_WORDS).await;
         }
         finished
+    }
+
+    /// Of all that workers do.
+    fn advance(&self, stage: Stage) {
+        self.inbound.advance(stage);
+        self.workers.advance(stage);
     }
 
     /// Ends at once and joins every thread. A panic in one of them is returned.
@@ -187,7 +220,7 @@ impl App {
 
     fn end(&mut self) -> Result<(), String> {
         self.readiness.leave();
-        self.workers.advance(Stage::Stopped);
+        self.advance(Stage::Stopped);
         self.control.advance(Stage::Stopped);
         let panics: Vec<String> = self
             .threads

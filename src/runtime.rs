@@ -20,6 +20,7 @@ use crate::base::readiness::Condition;
 use crate::config::Model;
 use crate::proxy::{self, Gate, Instance, Layer, Worker};
 use crate::telemetry::Metrics;
+use crate::telemetry::record::Direction;
 use crate::upstream::Quotas;
 use crate::upstream::snapshot::EndpointStats;
 
@@ -45,6 +46,8 @@ pub struct Plan {
     pub instance: Instance,
     /// What a user of the library puts around every route.
     pub layer: Option<Layer>,
+    /// When to end what concerns calls to the service; gone when that is done.
+    pub inbound: Watch,
     /// When to end.
     pub drain: Watch,
     /// What it is told later.
@@ -93,8 +96,8 @@ where
 }
 
 async fn work(plan: Plan) {
-    let Plan { listeners, model, directory, quotas, metrics, instance, layer, mut drain, orders, serves } =
-        plan;
+    let Plan { listeners, model, directory, quotas, metrics, instance, layer, .. } = plan;
+    let Plan { inbound, drain, orders, serves, .. } = plan;
     let worker = Worker::new(model, directory, quotas, &metrics, instance, layer);
     let timers = worker.timers.clone();
     spawn_local(async move { timers.drive().await });
@@ -102,19 +105,28 @@ async fn work(plan: Plan) {
     let relieved = worker.clone();
     spawn_local(async move { relieved.table.relieve().await });
     let mut doors = Doors { worker: worker.clone(), drain: drain.clone(), accepting: HashMap::new() };
-    listeners.into_iter().for_each(|(listener, gate)| doors.open(listener, gate));
+    for (listener, gate) in listeners {
+        let until = if gate == Gate::Inbound { &inbound } else { &drain }.clone();
+        doors.open(listener, gate, until);
+    }
     spawn_local(obey(orders, doors));
     serves.met();
-    drain.reached(Stage::Leaving).await;
-    worker.advance(Stage::Leaving);
-    drain.reached(Stage::Draining).await;
-    worker.advance(Stage::Draining);
-    while worker.is_busy() && drain.stage() < Stage::Stopped {
-        let _ = tokio::time::timeout(LOOK, drain.reached(Stage::Stopped)).await;
+    let inbound = self::drain(worker.clone(), Direction::Inbound, inbound);
+    tokio::join!(inbound, self::drain(worker, Direction::Outbound, drain));
+}
+
+/// Leads one direction through its drain, to its end.
+async fn drain(worker: Rc<Worker>, direction: Direction, mut watch: Watch) {
+    watch.reached(Stage::Leaving).await;
+    worker.advance(direction, Stage::Leaving);
+    watch.reached(Stage::Draining).await;
+    worker.advance(direction, Stage::Draining);
+    while worker.is_busy(direction) && watch.stage() < Stage::Stopped {
+        let _ = tokio::time::timeout(LOOK, watch.reached(Stage::Stopped)).await;
     }
-    worker.advance(Stage::Stopped);
+    worker.advance(direction, Stage::Stopped);
     let _ = tokio::time::timeout(LAST_WORDS, async {
-        while worker.is_busy() {
+        while worker.is_busy(direction) {
             tokio::time::sleep(LOOK).await;
         }
     })
@@ -130,8 +142,8 @@ struct Doors {
 }
 
 impl Doors {
-    fn open(&mut self, listener: TcpListener, gate: Gate) {
-        let task = proxy::accept(listener, gate.clone(), self.worker.clone(), self.drain.clone());
+    fn open(&mut self, listener: TcpListener, gate: Gate, until: Watch) {
+        let task = proxy::accept(listener, gate.clone(), self.worker.clone(), until);
         self.accepting.entry(gate).or_default().push(spawn_local(task));
     }
 }
@@ -140,7 +152,10 @@ async fn obey(mut orders: UnboundedReceiver<Order>, mut doors: Doors) {
     while let Some(order) = orders.recv().await {
         match order {
             Order::Apply(model) => doors.worker.apply(model),
-            Order::Listen(listener, gate) => doors.open(listener, gate),
+            Order::Listen(listener, gate) => {
+                let until = doors.drain.clone();
+                doors.open(listener, gate, until);
+            }
             Order::Close(gate, closed) => {
                 for task in doors.accepting.remove(&gate).unwrap_or_default() {
                     task.abort();

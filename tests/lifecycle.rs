@@ -208,6 +208,45 @@ fn term_drains_first_and_then_ends_the_service() {
     assert_eq!(running.code(), Some(7));
 }
 
+/// A service that holds a tunnel through its sidecar, and speaks on it when it
+/// is told to end.
+const HOLDS_A_TUNNEL: &str = r#"
+import os, signal, socket, sys, threading
+proxy = os.environ["HTTP_PROXY"].rsplit(":", 1)
+tunnel = socket.create_connection(("127.0.0.1", int(proxy[1].strip("/"))))
+tunnel.sendall(f"CONNECT {sys.argv[1]} HTTP/1.1\r\nHost: {sys.argv[1]}\r\n\r\n".encode())
+print(tunnel.recv(1000).split(b"\r\n")[0].decode(), flush=True)
+def ends(*_):
+    tunnel.sendall(b"COMMIT")
+    print("echoed", tunnel.recv(6).decode(), flush=True)
+    os._exit(9)
+signal.signal(signal.SIGTERM, ends)
+tunnel.sendall(b"BEGIN ")
+print("echoed", tunnel.recv(6).decode(), flush=True)
+threading.Event().wait()
+"#;
+
+#[test]
+fn a_services_own_connections_outlive_it() {
+    let echo = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = echo.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = echo.accept().unwrap();
+        let mut out = stream.try_clone().unwrap();
+        let _ = std::io::copy(&mut stream, &mut out);
+    });
+    let folder = folder(&SIDECAR.replace("deadline: 2s", "deadline: 20s"));
+    std::fs::write(folder.path().join("service.py"), HOLDS_A_TUNNEL).unwrap();
+    let mut running = service(&folder, &format!("exec python3 service.py {address}"));
+    running.line("HTTP/1.1 200");
+    running.line("echoed BEGIN");
+    let told = Instant::now();
+    running.signal(Signal::TERM);
+    running.line("echoed COMMIT");
+    assert_eq!(running.code(), Some(9));
+    assert!(told.elapsed() < Duration::from_secs(10), "nobody waits for what the service itself holds");
+}
+
 #[test]
 fn a_second_signal_ends_at_once() {
     let folder = folder(&SIDECAR.replace("delay: 0s", "delay: 20s"));

@@ -39,7 +39,7 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConne
         return refuse_loop(&worker, &gate, original, peer);
     }
     let _ = tcp.set_nodelay(true);
-    let context = worker.context();
+    let context = worker.context(direction);
     let target = Some(original);
     let door =
         Rc::new(Door { worker, direction, peer, fixed: None, original: target, tunnel: false, context });

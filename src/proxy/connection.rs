@@ -102,7 +102,7 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConne
     // A socket that can't be told still works.
     let _ = tcp.set_nodelay(true);
     let (direction, worker) = (gate.direction(), open.worker().clone());
-    let context = worker.context();
+    let context = worker.context(direction);
     let fixed = match gate {
         Gate::Upstream(name) => Some(name),
         Gate::Inbound | Gate::Outbound => None,

@@ -186,7 +186,7 @@ impl<F: Future<Output = Result<Response<Body>, ProxyError>>> Future for Bounded<
         if let Poll::Ready(result) = this.inner.poll(cx) {
             return Poll::Ready(result);
         }
-        if this.worker.is_stopping() {
+        if this.worker.is_stopping(this.route.metrics.direction()) {
             let detail = "the time that `drain.deadline` gives was over";
             return Poll::Ready(Err(ProxyError::new(Reason::ShuttingDown, detail)));
         }

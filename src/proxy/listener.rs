@@ -65,7 +65,7 @@ fn socket(address: SocketAddr, shared: bool, only_ipv6: bool) -> io::Result<TcpL
 /// Accepts and serves until the drain closes the listener. What the kernel has
 /// taken by then is still served.
 pub async fn accept(listener: TcpListener, gate: Gate, worker: Rc<Worker>, mut drain: Watch) {
-    let _accepting = worker.accepting();
+    let _accepting = worker.accepting(gate.direction());
     let Ok(own) = listener.local_addr() else { return };
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     loop {
@@ -100,7 +100,7 @@ fn admit(
     gate: &Gate,
     worker: &Rc<Worker>,
 ) {
-    let share = worker.context().limits.connections / worker.router().model.workers.max(1);
+    let share = worker.context(gate.direction()).limits.connections / worker.router().model.workers.max(1);
     if worker.connections() >= share.max(1) {
         worker.limited("connections");
         return;

@@ -50,12 +50,12 @@ pub struct Worker {
     pub random: RefCell<fastrand::Rng>,
     /// What a user of the library puts around every route.
     pub layer: Option<Layer>,
-    stage: Rc<Cell<Stage>>,
-    listeners: Cell<usize>,
+    stages: [Rc<Cell<Stage>>; 2],
+    listeners: [Cell<usize>; 2],
     ahead: Cell<usize>,
     instance: Instance,
     router: RefCell<Option<Rc<Router>>>,
-    context: RefCell<Option<Rc<ServerContext>>>,
+    contexts: RefCell<Option<[Rc<ServerContext>; 2]>>,
     unrouted: [Rc<RouteMetrics>; 2],
     open: [Told; 2],
     tunnels: [Told; 2],
@@ -71,7 +71,7 @@ struct Told {
 }
 
 /// Says that a listener is served, for as long as it is held.
-pub struct Accepting(Rc<Worker>);
+pub struct Accepting(Rc<Worker>, Direction);
 
 /// Counts a connection that is made ahead, for as long as it is held.
 pub struct Ahead(Rc<Worker>);
@@ -133,12 +133,12 @@ impl Worker {
             metrics: metrics.clone(),
             random: RefCell::new(fastrand::Rng::new()),
             layer,
-            stage: Rc::default(),
-            listeners: Cell::new(0),
+            stages: Default::default(),
+            listeners: Default::default(),
             ahead: Cell::new(0),
             instance,
             router: RefCell::default(),
-            context: RefCell::default(),
+            contexts: RefCell::default(),
             unrouted: [unrouted(Direction::Inbound), unrouted(Direction::Outbound)],
             open: told(&names::CONNECTIONS_OPEN),
             tunnels: told(&names::TUNNELS_OPEN),
@@ -153,12 +153,12 @@ impl Worker {
     pub fn apply(&self, model: Arc<Model>) {
         let old = self.router.borrow().clone();
         let router = Router::new(model, self, old.as_deref(), Instant::now());
-        let context = ServerContext {
-            limits: router.model.limits.clone(),
-            timers: self.timers.clone(),
-            stage: self.stage.clone(),
+        let context = |stage: &Rc<Cell<Stage>>| {
+            let limits = router.model.limits.clone();
+            Rc::new(ServerContext { limits, timers: self.timers.clone(), stage: stage.clone() })
         };
-        *self.context.borrow_mut() = Some(Rc::new(context));
+        let [inbound, outbound] = &self.stages;
+        *self.contexts.borrow_mut() = Some([context(inbound), context(outbound)]);
         *self.router.borrow_mut() = Some(Rc::new(router));
     }
 
@@ -170,21 +170,21 @@ impl Worker {
 
     /// What connections accepted now are served by.
     #[allow(clippy::expect_used, reason = "`new` applies a model before anybody has the worker")]
-    pub fn context(&self) -> Rc<ServerContext> {
-        self.context.borrow().clone().expect("a worker has a model")
+    pub fn context(&self, direction: Direction) -> Rc<ServerContext> {
+        self.contexts.borrow().as_ref().expect("a worker has a model")[direction as usize].clone()
     }
 
-    /// A drain has come to `stage`: connections end after their next answer,
-    /// then when nothing is at hand, and at last what still runs is answered
-    /// with `shutting_down`.
-    pub fn advance(&self, stage: Stage) {
-        self.stage.set(stage);
+    /// The drain of one direction has come to `stage`: its connections end
+    /// after their next answer, then when nothing is at hand, and at last what
+    /// still runs is answered with `shutting_down`.
+    pub fn advance(&self, direction: Direction, stage: Stage) {
+        self.stages[direction as usize].set(stage);
         self.timers.wake_all();
     }
 
     /// Whether the time for what still runs is over.
-    pub fn is_stopping(&self) -> bool {
-        self.stage.get() == Stage::Stopped
+    pub fn is_stopping(&self, direction: Direction) -> bool {
+        self.stages[direction as usize].get() == Stage::Stopped
     }
 
     /// The element of `Via` for a direction.
@@ -222,9 +222,10 @@ impl Worker {
     }
 
     /// A listener is served as long as what this gives is held.
-    pub fn accepting(self: &Rc<Self>) -> Accepting {
-        self.listeners.set(self.listeners.get() + 1);
-        Accepting(self.clone())
+    pub fn accepting(self: &Rc<Self>, direction: Direction) -> Accepting {
+        let listeners = &self.listeners[direction as usize];
+        listeners.set(listeners.get() + 1);
+        Accepting(self.clone(), direction)
     }
 
     /// Room for one connection that is made before its caller has spoken.
@@ -236,9 +237,9 @@ impl Worker {
         })
     }
 
-    /// Whether a connection is open, or may still be accepted.
-    pub fn is_busy(&self) -> bool {
-        self.listeners.get() > 0 || self.connections() > 0
+    /// Whether a connection of this direction is open, or may still be accepted.
+    pub fn is_busy(&self, direction: Direction) -> bool {
+        self.listeners[direction as usize].get() > 0 || self.open[direction as usize].now.get() > 0
     }
 
     /// Connections that are open on this worker.
@@ -307,7 +308,8 @@ impl Drop for Worker {
 
 impl Drop for Accepting {
     fn drop(&mut self) {
-        self.0.listeners.set(self.0.listeners.get() - 1);
+        let listeners = &self.0.listeners[self.1 as usize];
+        listeners.set(listeners.get() - 1);
     }
 }
 

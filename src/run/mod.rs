@@ -206,7 +206,7 @@ impl Life<'_> {
         }
         let drained = self.until_signal(async {
             tokio::select! {
-                () = drain(self.app) => None,
+                () = drain_inbound(self.app) => None,
                 status = service.wait() => Some(status),
             }
         });
@@ -216,10 +216,14 @@ impl Life<'_> {
             Ended::Done(None) => {}
         }
         service.signal(Signal::TERM);
-        match self.until_signal(service.end(SERVICE_GRACE)).await {
-            Ended::Done(status) => code_of(status),
-            Ended::Signal(signal) => self.at_once(service, signal).await,
-        }
+        let status = match self.until_signal(service.end(SERVICE_GRACE)).await {
+            Ended::Done(status) => status,
+            Ended::Signal(signal) => return self.at_once(service, signal).await,
+        };
+        // Its own calls ended with it.
+        let app = self.app;
+        let _ = self.until_signal(app.finish()).await;
+        code_of(status)
     }
 
     async fn ended_by_itself(&mut self, status: std::io::Result<ExitStatus>) -> u8 {
@@ -274,6 +278,12 @@ impl Life<'_> {
 async fn drain(app: &App) {
     tracing::info!("draining; a second signal ends at once");
     told(app.drain().await);
+}
+
+/// Of calls to the service; its own are served until it has ended.
+async fn drain_inbound(app: &App) {
+    tracing::info!("draining; a second signal ends at once");
+    told(app.drain_inbound().await);
 }
 
 /// Without the delay in which new calls are served.

@@ -43,7 +43,7 @@ impl Wait {
             if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
                 return Poll::Ready(frame);
             }
-            if self.call.worker().is_stopping() {
+            if self.call.worker().is_stopping(self.call.route.metrics.direction()) {
                 let detail = "the time that `drain.deadline` gives was over";
                 return Poll::Ready(Some(Err(ProxyError::new(Reason::ShuttingDown, detail))));
             }

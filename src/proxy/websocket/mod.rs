@@ -75,7 +75,7 @@ impl Upgraded {
         let mut relay = Box::pin(relay::run(caller.stream(), upstream.stream(), timers, idle));
         let end = poll_fn(|cx| match relay.as_mut().poll(cx) {
             Poll::Ready(relayed) => Poll::Ready(Some(relayed.end)),
-            Poll::Pending if self.worker.is_stopping() => Poll::Ready(None),
+            Poll::Pending if self.worker.is_stopping(self.route.metrics.direction()) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         });
         let end = end.await;
