@@ -63,7 +63,7 @@ pub async fn race(door: &Rc<Door>, route: &Rc<Route>, look: &mut Look) -> (First
         }
         Err(error) if error.reason == Reason::EgressDenied => return (First::Opaque, None),
         Err(error) => {
-            tunnel::closed(route, &error);
+            tunnel::closed(door, route, &error);
             return (First::Nothing, None);
         }
     };

@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Instant;
 
 use tokio::net::TcpStream;
 
@@ -91,8 +92,10 @@ pub fn mark(door: &Door, upstream: &Stream) -> Option<Mark> {
 
 fn refuse_loop(worker: &Worker, gate: &Gate, original: SocketAddr, peer: SocketAddr) {
     worker.unrouted(gate.direction()).failed(Reason::LoopDetected);
+    let to = original.to_string();
+    let Some(untold) = worker.notices.due(Reason::LoopDetected, &to, Instant::now()) else { return };
     tracing::warn!(
-        %original, %peer,
+        %original, %peer, untold,
         "loop_detected: a captured connection leads back to this sidecar; it must run as a user that \
          `pillion redirect --skip-uid` names"
     );

@@ -180,7 +180,9 @@ fn refuse(door: &Door) {
         Direction::Inbound => "`service.port` is not set: nothing is served here",
         Direction::Outbound => "it is neither HTTP nor TLS with a name, so nobody knows where it is to go",
     };
-    tracing::warn!(peer = %door.peer, "a connection was closed: {detail}");
+    if let Some(untold) = door.worker.notices.due(Reason::NoRoute, door.direction.as_str(), Instant::now()) {
+        tracing::warn!(peer = %door.peer, untold, "a connection was closed: {detail}");
+    }
     door.worker.unrouted(door.direction).failed(Reason::NoRoute);
 }
 

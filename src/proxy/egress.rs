@@ -4,7 +4,7 @@
 //! other than DNS knows: DNS knows the whole world.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::connection::Door;
 use super::router::Route;
@@ -38,9 +38,10 @@ pub async fn admit(door: &Door, route: &Route) -> Result<(), ProxyError> {
     }
     let name = upstream.name.as_str();
     let line = line(name);
-    if door.router().tell_refused(&upstream.name) {
+    if let Some(untold) = door.worker.notices.due(Reason::EgressDenied, name, Instant::now()) {
         tracing::warn!(
             upstream = name,
+            untold,
             "egress_denied: `egress` is `registered_only`; this line under `outbound:` allows it: {line}"
         );
     }

@@ -9,6 +9,7 @@ mod deadline;
 mod detect;
 mod egress;
 mod listener;
+mod notice;
 mod original;
 mod prepare;
 mod relay;

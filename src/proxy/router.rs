@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::request;
 
@@ -24,8 +24,6 @@ use crate::upstream::Upstream;
 
 /// Upstreams without a policy that keep their route at hand.
 const MAX_OTHERS: usize = 1024;
-/// How often the log is told that one destination is refused.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// See the module's text.
 pub struct Router {
@@ -39,8 +37,6 @@ pub struct Router {
     others: RefCell<HashMap<UpstreamName, Rc<Route>>>,
     /// Routes to where captured connections were going.
     addresses: RefCell<HashMap<(Direction, SocketAddr), Rc<Route>>>,
-    /// When the log was told of what `egress` refuses.
-    refused: RefCell<HashMap<UpstreamName, Instant>>,
 }
 
 /// The routes to one upstream.
@@ -139,7 +135,6 @@ impl Router {
             outbound,
             others: RefCell::default(),
             addresses: RefCell::default(),
-            refused: RefCell::default(),
         }
     }
 
@@ -259,20 +254,6 @@ impl Router {
             addresses.insert(key, route.clone());
         }
         route
-    }
-
-    /// Whether the log should hear again that `name` is refused.
-    pub fn tell_refused(&self, name: &UpstreamName) -> bool {
-        let now = Instant::now();
-        let mut refused = self.refused.borrow_mut();
-        if refused.get(name).is_some_and(|then| now.saturating_duration_since(*then) < TELL_AGAIN) {
-            return false;
-        }
-        if refused.len() >= MAX_OTHERS {
-            refused.clear();
-        }
-        refused.insert(name.clone(), now);
-        true
     }
 
     /// The catch-all to an upstream, for opaque streams.

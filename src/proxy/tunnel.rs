@@ -64,13 +64,16 @@ pub async fn opaque(door: &Door, route: &Route, caller: Stream, upstream: Option
     };
     match dialled {
         Ok(upstream) => copy(door, route, caller, upstream).await,
-        Err(error) => closed(route, &error),
+        Err(error) => closed(door, route, &error),
     }
 }
 
 /// A connection can't be served; there is no way to tell the caller but to close.
-pub fn closed(route: &Route, error: &ProxyError) {
-    tracing::warn!(upstream = %route.upstream.name, %error, "an opaque connection was closed");
+pub fn closed(door: &Door, route: &Route, error: &ProxyError) {
+    let name = route.upstream.name.as_str();
+    if let Some(untold) = door.worker.notices.due(error.reason, name, Instant::now()) {
+        tracing::warn!(upstream = name, %error, untold, "an opaque connection was closed");
+    }
     route.metrics.failed(error.reason);
 }
 

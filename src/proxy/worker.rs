@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::HeaderValue;
 use metrics::Gauge;
 
+use super::notice::Notices;
 use super::original::Dialled;
 use super::router::Router;
 use super::stack::Layer;
@@ -50,6 +51,8 @@ pub struct Worker {
     pub random: RefCell<fastrand::Rng>,
     /// What a user of the library puts around every route.
     pub layer: Option<Layer>,
+    /// What the log was told.
+    pub notices: Notices,
     stages: [Rc<Cell<Stage>>; 2],
     listeners: [Cell<usize>; 2],
     ahead: Cell<usize>,
@@ -133,6 +136,7 @@ impl Worker {
             metrics: metrics.clone(),
             random: RefCell::new(fastrand::Rng::new()),
             layer,
+            notices: Notices::default(),
             stages: Default::default(),
             listeners: Default::default(),
             ahead: Cell::new(0),
