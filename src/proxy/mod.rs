@@ -21,6 +21,7 @@ mod stack;
 mod steer;
 mod transcode;
 mod tunnel;
+mod waits;
 mod websocket;
 mod worker;
 

@@ -6,7 +6,7 @@
 //! when it is dropped on the way.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::{Request, Response, request};
 use tower::{Service as _, ServiceExt as _};
@@ -15,17 +15,14 @@ use super::connection::Door;
 use super::router::Route;
 use super::stack::{self, Call};
 use super::transcode::{self, Translation};
-use super::{Answer, answer, egress, prepare, reply, tunnel};
+use super::waits::Begun;
+use super::{Answer, answer, prepare, reply, tunnel};
 use crate::base::{Protocol, ProxyError};
 use crate::codec::{Body, Exchange, Upgrade};
 use crate::telemetry::record::Record;
-use crate::upstream::Upstream;
-
-/// How long a captured request waits for what discovery says of its name.
-const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// What a request becomes once it is known where it goes.
-enum Prepared {
+pub enum Prepared {
     /// A call of its route's upstream.
     Call(Rc<Call>),
     /// The same, for a caller of gRPC-Web or JSON.
@@ -34,38 +31,13 @@ enum Prepared {
     Tunnel(Rc<Route>, Instant),
 }
 
-/// A captured request that waits for what discovery says of its name before it
-/// has a route.
-struct Later {
-    upstream: Rc<Upstream>,
-    head: request::Parts,
-    exchange: Exchange,
-}
-
-impl Later {
-    /// Waits, but not for long: without the name there is the first destination.
-    async fn prepare(self: Box<Self>, door: &Rc<Door>, record: &mut Record) -> Result<Prepared, ProxyError> {
-        self.upstream.answered(FIRST_ANSWER, &door.worker.timers).await;
-        prepare(door, self.head, self.exchange, record)
-    }
-}
-
 impl Prepared {
-    fn route(&self) -> &Route {
+    /// Where it goes.
+    pub fn route(&self) -> &Route {
         match self {
             Self::Call(call) | Self::Translated(call, _) => &call.route,
             Self::Tunnel(route, _) => route,
         }
-    }
-
-    /// Whether `egress` has nothing to say about it.
-    fn is_open(&self, door: &Door) -> bool {
-        egress::is_open(door, self.route())
-    }
-
-    async fn admit(self, door: &Door) -> Result<Self, ProxyError> {
-        egress::admit(door, self.route()).await?;
-        Ok(self)
     }
 }
 
@@ -79,18 +51,11 @@ pub fn serve(
     let (head, body) = request.into_parts();
     let mut record = Record::begin(door.worker.unrouted(door.direction), &head.method, exchange.received);
     let form = reply::Form::of(&head);
-    let prepared = match door.router().unanswered(&door, exchange.authority.as_ref()) {
-        None => Ok(prepare(&door, head, exchange, &mut record)),
-        Some(upstream) => Err(Box::new(Later { upstream, head, exchange })),
-    };
+    let begun = Begun::new(&door, head, exchange, &mut record);
     async move {
-        let prepared = match prepared {
-            Ok(prepared) => prepared,
-            Err(later) => Box::pin(later.prepare(&door, &mut record)).await,
-        };
-        let prepared = match prepared {
-            Ok(prepared) if !prepared.is_open(&door) => Box::pin(prepared.admit(&door)).await,
-            prepared => prepared,
+        let prepared = match begun {
+            Begun::Prepared(prepared) => prepared,
+            Begun::Waits(waits) => Box::pin(waits.end(&door, &mut record)).await,
         };
         let answered = match prepared {
             Ok(Prepared::Call(call)) => attempt(&door, call, body).await.map(Ok),
@@ -109,7 +74,7 @@ pub fn serve(
 }
 
 /// The phases before the first attempt.
-fn prepare(
+pub fn prepare(
     door: &Rc<Door>,
     mut head: request::Parts,
     exchange: Exchange,
@@ -139,7 +104,7 @@ fn prepare(
 }
 
 /// Attempts, as often as the policy says, and the answer made ready.
-pub(super) async fn attempt(
+pub async fn attempt(
     door: &Door,
     call: Rc<Call>,
     body: Body,
