@@ -20,6 +20,24 @@ die() {
 # need COMMAND HINT: ends the script where COMMAND is missing.
 need() { command -v "$1" > /dev/null || die "$1 is missing: $2"; }
 
+# needs_languages: what must be there before anything can be installed or built.
+# The versions are those of Cargo.toml and of the go.mod files.
+needs_languages() {
+    need cargo "install Rust 1.90 or later"
+    need go "install Go 1.24 or later"
+    need python3 "install Python 3.10 or later"
+    newer "$(cargo --version)" 1.90 || die "$(cargo --version) is too old: install Rust 1.90 or later"
+    newer "$(go env GOVERSION)" 1.24 || die "$(go version) is too old: install Go 1.24 or later"
+    newer "$(python3 --version)" 3.10 || die "$(python3 --version) is too old: install 3.10 or later"
+}
+
+# newer TEXT VERSION: whether the first version in TEXT is VERSION or later.
+newer() {
+    local found
+    found=$(grep -oE '[0-9]+\.[0-9]+' <<< "$1" | head -n 1)
+    printf '%s\n' "$2" "$found" | sort -VC
+}
+
 # wait_for SECONDS COMMAND…: until it succeeds; fails when the time is over.
 wait_for() {
     local deadline=$((SECONDS + $1))

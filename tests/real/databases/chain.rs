@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::sizes;
+use super::Sizes;
 use crate::support::{Process, process, until};
 
 /// Client → the caller's sidecar → the server's sidecar → server.
@@ -43,10 +43,10 @@ impl Chain {
 
     /// Does `work` while both sidecars load changed files again and again: the
     /// caller's also has changing endpoints of an upstream beside.
-    pub fn reloading<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub fn reloading<T>(&self, sizes: &Sizes, work: impl FnOnce() -> T) -> T {
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
-            let changes = scope.spawn(|| self.change_until(&over));
+            let changes = scope.spawn(|| self.change_until(sizes, &over));
             let done = {
                 let _over = Over(&over);
                 work()
@@ -64,14 +64,14 @@ impl Chain {
         })
     }
 
-    fn change_until(&self, over: &AtomicBool) -> usize {
+    fn change_until(&self, sizes: &Sizes, over: &AtomicBool) -> usize {
         let mut count = 0;
         loop {
             count += 1;
             self.front.policy(&outbound(self.at, self.protocol, count));
             move_unrelated(&self.front, count);
             self.back.policy(&inbound(count));
-            let next = Instant::now() + sizes::reload_pause();
+            let next = Instant::now() + sizes.reload_pause;
             while Instant::now() < next {
                 if over.load(Ordering::Relaxed) {
                     return count;

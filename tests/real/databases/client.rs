@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::sizes;
+use super::Sizes;
 use crate::parts::installed;
 
 /// A script of `clients/`, in Python. It says lines, and may be told lines.
@@ -72,9 +72,9 @@ pub fn python(name: &str, at: SocketAddr, words: &[&str]) {
 
 /// Runs one of the clients in Go and prints what it says.
 #[track_caller]
-pub fn go(kind: &str, at: SocketAddr) {
+pub fn go(kind: &str, at: SocketAddr, sizes: &Sizes) {
     let mut command = Command::new(installed("bin/go-clients"));
-    command.args([kind, &at.port().to_string(), &sizes::quiet(), &sizes::messages().to_string()]);
+    command.args([kind, &at.port().to_string(), &sizes.quiet.to_string(), &sizes.messages.to_string()]);
     print!("{}", run(&mut command));
 }
 

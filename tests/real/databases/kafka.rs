@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use super::{Chain, Server, client, free_port, sizes};
+use super::{Chain, SMALL, Server, client, free_port, sizes};
 use crate::parts::installed;
 
 /// One of Kafka's own programs.
@@ -52,17 +52,14 @@ fn java_clients(at: SocketAddr, count: u64) {
 fn kafka_through_two_sidecars() {
     let port = free_port();
     let server = Server::start("kafka", &[&format!("--advertised=127.0.0.1:{port}")]);
-    let count = sizes::messages();
-    let words = [sizes::quiet(), count.to_string()];
-    let words = words.each_ref().map(String::as_str);
-    super::both_ways(port, server.at, "kafka", |at, changing| {
-        client::python("kafka_all.py", at, &words);
-        client::go("kafka", at);
-        if sizes::full() || !changing {
-            java_clients(at, count);
-        }
+    super::both_ways(port, server.at, "kafka", |at, sizes| {
+        let (quiet, count) = (sizes.quiet.to_string(), sizes.messages.to_string());
+        client::python("kafka_all.py", at, &[&quiet, &count]);
+        client::go("kafka", at, sizes);
+        java_clients(at, sizes.messages);
     });
     let chain = Chain::at(port, server.at, "kafka");
+    let count = sizes::full().unwrap_or(SMALL).messages;
     killed_and_started_again(server, &chain, count);
 }
 

@@ -17,20 +17,24 @@ use crate::support::until;
 use chain::{Chain, free_port};
 use client::Script;
 use server::Server;
+use sizes::{SMALL, Sizes};
 
 /// Both ways to name what a server speaks: not at all (`auto`), and outright.
-/// At the full sizes `work` is done on each, in peace and then while the
-/// configuration changes, which it is told; in small, each of these once.
+/// `work` is done in peace on what is named, and while the configuration changes
+/// on what is not. At the full sizes, what is named does both.
 #[track_caller]
-fn both_ways(port: u16, server: SocketAddr, protocol: &'static str, work: impl Fn(SocketAddr, bool)) {
+fn both_ways(port: u16, server: SocketAddr, protocol: &'static str, work: impl Fn(SocketAddr, &Sizes)) {
+    let full = sizes::full();
     for protocol in [protocol, "auto"] {
         let chain = Chain::at(port, server, protocol);
         let before = chain.descriptors();
-        if sizes::full() || protocol != "auto" {
-            work(chain.at, false);
-        }
-        if sizes::full() || protocol == "auto" {
-            chain.reloading(|| work(chain.at, true));
+        match &full {
+            _ if protocol == "auto" => chain.reloading(&SMALL, || work(chain.at, &SMALL)),
+            None => work(chain.at, &SMALL),
+            Some(full) => {
+                work(chain.at, full);
+                chain.reloading(full, || work(chain.at, full));
+            }
         }
         until("the descriptors are closed", || chain.descriptors() <= before + 2);
         let carried = chain.carried();

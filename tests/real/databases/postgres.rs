@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::{Chain, Server, client, free_port, sizes};
+use super::{Chain, SMALL, Server, client, free_port, sizes};
 
 /// Whether the server sees TLS on the connection that asks.
 const ENCRYPTED: &str = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
@@ -53,22 +53,21 @@ fn load(at: SocketAddr, server: SocketAddr, words: &[&str], seconds: u64) {
     println!("pgbench {words:?}: {done} transactions in {seconds} s, none failed");
 }
 
-fn loads(at: SocketAddr, server: SocketAddr) {
-    let seconds = sizes::seconds();
+fn loads(at: SocketAddr, server: SocketAddr, seconds: u64) {
     load(at, server, &["-c", "8", "-M", "simple"], seconds);
-    load(at, server, &["-c", "8", "-M", "extended"], seconds.div_ceil(2));
-    load(at, server, &["-c", "8", "-M", "prepared"], seconds.div_ceil(2));
-    load(at, server, &["-c", "4", "-C"], seconds.div_ceil(2));
+    load(at, server, &["-c", "8", "-M", "extended"], seconds.div_ceil(6));
+    load(at, server, &["-c", "8", "-M", "prepared"], seconds.div_ceil(6));
+    load(at, server, &["-c", "4", "-C"], seconds.div_ceil(6));
 }
 
 #[test]
 fn postgres_through_two_sidecars() {
     let server = Server::start("postgres", &[]);
-    super::both_ways(free_port(), server.at, "postgres", |at, _| {
+    super::both_ways(free_port(), server.at, "postgres", |at, sizes| {
         pgbench(at, &["-i", "-s", "2", "-q"]);
-        loads(at, server.at);
-        client::python("postgres.py", at, &[&sizes::quiet()]);
-        client::go("postgres", at);
+        loads(at, server.at, sizes.seconds);
+        client::python("postgres.py", at, &[&sizes.quiet.to_string()]);
+        client::go("postgres", at, sizes);
         // The server has no TLS: it answers the driver's question with N.
         assert_eq!(psql(at, "sslmode=prefer", ENCRYPTED), "f");
     });
@@ -89,14 +88,13 @@ fn postgres_with_tls_from_end_to_end() {
             let said = psql(chain.at, &format!("password=secret {mode}"), ENCRYPTED);
             assert_eq!(said, "t", "{mode}");
         }
-        if protocol != "auto" && !sizes::full() {
-            continue;
-        }
-        chain.reloading(|| {
-            let tls = "dbname=postgres sslmode=require channel_binding=require password=secret";
-            client::python("postgres.py", chain.at, &[&sizes::quiet(), tls]);
-        });
     }
+    let chain = Chain::at(free_port(), server.at, "auto");
+    let sizes = sizes::full().unwrap_or(SMALL);
+    chain.reloading(&sizes, || {
+        let tls = "dbname=postgres sslmode=require channel_binding=require password=secret";
+        client::python("postgres.py", chain.at, &[&sizes.quiet.to_string(), tls]);
+    });
 }
 
 #[test]

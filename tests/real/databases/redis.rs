@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::{Chain, Server, client, free_port, sizes};
+use super::{Chain, Server, client, free_port};
 use crate::support::until;
 
 fn command(words: &[&str]) -> Vec<u8> {
@@ -28,9 +28,9 @@ fn ask(at: SocketAddr, words: &[&str]) -> String {
 
 /// Runs `redis-benchmark` until the time is over, and holds what it counted
 /// against what the server has.
-fn load(at: SocketAddr, server: SocketAddr) {
-    let until = Instant::now() + Duration::from_secs(sizes::seconds());
-    let (count, mut rounds) = (if sizes::full() { 16_000 } else { 1_600 }, 0);
+fn load(at: SocketAddr, server: SocketAddr, seconds: u64) {
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let (count, mut rounds) = (if seconds < 30 { 1_600 } else { 16_000 }, 0);
     while rounds == 0 || Instant::now() < until {
         for (clients, pipeline) in [("50", "1"), ("200", "16")] {
             assert_eq!(ask(server, &["FLUSHALL"]), "+OK");
@@ -50,9 +50,9 @@ fn load(at: SocketAddr, server: SocketAddr) {
 #[test]
 fn redis_through_two_sidecars() {
     let server = Server::start("redis", &[]);
-    super::both_ways(free_port(), server.at, "redis", |at, _| {
-        load(at, server.at);
-        client::python("redis_all.py", at, &[&sizes::quiet()]);
+    super::both_ways(free_port(), server.at, "redis", |at, sizes| {
+        load(at, server.at, sizes.seconds);
+        client::python("redis_all.py", at, &[&sizes.quiet.to_string()]);
     });
 }
 

@@ -2,31 +2,29 @@
 
 use std::time::Duration;
 
-fn number(name: &str, small: u64) -> u64 {
-    std::env::var(name).map_or(small, |text| text.parse().expect("a number"))
+/// How much is done on one chain.
+pub struct Sizes {
+    /// How long a load runs, in seconds.
+    pub seconds: u64,
+    /// Messages through a broker.
+    pub messages: u64,
+    /// Seconds for which a connection says nothing.
+    pub quiet: u64,
+    /// From one change of the files to the next.
+    pub reload_pause: Duration,
 }
 
-/// How long a load runs; `PILLION_TEST_SECONDS=30` for the full time.
-pub fn seconds() -> u64 {
-    number("PILLION_TEST_SECONDS", 1)
-}
+/// What `make test` does of everything, and `make test-all` of what it has done
+/// in full already.
+pub const SMALL: Sizes =
+    Sizes { seconds: 1, messages: 1_000, quiet: 1, reload_pause: Duration::from_millis(250) };
 
-/// Messages through a broker; `PILLION_TEST_MESSAGES=10000` for the full number.
-pub fn messages() -> u64 {
-    number("PILLION_TEST_MESSAGES", 1_000)
-}
-
-/// Whether these are the full sizes.
-pub fn full() -> bool {
-    seconds() >= 30
-}
-
-/// From one change of the files to the next.
-pub fn reload_pause() -> Duration {
-    Duration::from_millis(if full() { 1_000 } else { 250 })
-}
-
-/// Seconds for which a connection says nothing, as a word.
-pub fn quiet() -> String {
-    if full() { "20" } else { "1" }.to_owned()
+/// The full sizes, where they are asked for: `PILLION_TEST_SECONDS=30` is the
+/// time of a load, `PILLION_TEST_MESSAGES=10000` the messages through a broker.
+pub fn full() -> Option<Sizes> {
+    let number =
+        |name: &str, other: u64| std::env::var(name).map_or(other, |text| text.parse().expect("a number"));
+    let seconds = number("PILLION_TEST_SECONDS", SMALL.seconds);
+    let messages = number("PILLION_TEST_MESSAGES", SMALL.messages);
+    (seconds >= 30).then(|| Sizes { seconds, messages, quiet: 20, reload_pause: Duration::from_secs(1) })
 }

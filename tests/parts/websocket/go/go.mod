@@ -1,5 +1,5 @@
 module websocket-go
 
-go 1.26.0
+go 1.24.0
 
 require github.com/coder/websocket v1.8.15
