@@ -91,6 +91,8 @@ fn general(values: &mut Values<'_>, model: &Model) {
     values.put("listen.outbound", model.listen.outbound.to_string());
     values.put("listen.admin", model.listen.admin.to_string());
     values.put("listen.probes", model.listen.probes.to_string());
+    let told = model.listen.proxy_protocol.iter().map(ToString::to_string);
+    values.put("listen.proxy_protocol", told.collect::<Vec<_>>());
     values.put("workers", model.workers);
     values.put("drain.delay", text(model.drain.delay));
     values.put("drain.deadline", text(model.drain.deadline));
@@ -157,6 +159,11 @@ fn upstreams(model: &Model) -> Value {
         let mut values = Values::new(model, &prefix);
         values.put("protocol", upstream.protocol.as_str());
         values.put("listen", upstream.listen.map(|listen| listen.to_string()));
+        values.put("sni", upstream.sni.iter().map(|name| name.to_string()).collect::<Vec<_>>());
+        let connections = upstream.connections.as_ref();
+        values.put("connections.max", connections.map(|connections| connections.max));
+        values.put("connections.pending", connections.map(|connections| connections.pending));
+        values.put("connections.wait", connections.map(|connections| text(connections.wait)));
         let mut shown = values.shown;
         shown.append(&mut policy(model, &prefix, &upstream.policy));
         (

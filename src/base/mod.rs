@@ -11,6 +11,7 @@ pub mod grpc;
 pub mod limits;
 pub mod origin;
 pub mod protocol;
+pub mod proxy_protocol;
 pub mod readiness;
 pub mod timers;
 
@@ -20,3 +21,4 @@ pub use error::{ProxyError, Reason, Sent, Side};
 pub use limits::Limits;
 pub use origin::Origin;
 pub use protocol::Protocol;
+pub use proxy_protocol::{Network, ProxyProtocol};

@@ -12,6 +12,7 @@ mod handshake;
 pub mod http1;
 pub mod http2;
 pub mod pace;
+pub mod proxy_protocol;
 pub mod spare;
 mod stream;
 

@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::text::{Bind, GrpcService, Pause, Server, ServiceName, Size, Span, Target, UrlPath, Word};
+use super::text::{
+    Bind, GrpcService, Network, Pause, Server, ServiceName, Size, Span, Target, UrlPath, Word,
+};
 
 pub use policy::*;
 
@@ -190,6 +192,10 @@ pub struct Listen {
     /// `/livez`, `/readyz` and `/metrics`.
     #[schemars(extend("default" = "0.0.0.0:8790"))]
     pub probes: Option<Bind>,
+    /// Callers whose connections to `inbound` begin with a header of the PROXY
+    /// protocol, which says who the caller is.
+    #[schemars(extend("default" = []))]
+    pub proxy_protocol: Option<Vec<Network>>,
 }
 
 /// What one caller or upstream may take.

@@ -6,6 +6,7 @@
 //! `resolve.rs`. Where each value was written stands in [`Model::sources`].
 
 mod json;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,8 +18,9 @@ use http::Method;
 use http::header::HeaderName;
 
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
+pub use self::upstream::{Connections, Upstream};
 pub use crate::base::Limits;
-use crate::base::{Origin, Protocol, UpstreamName};
+use crate::base::{Network, Origin, Protocol, UpstreamName};
 
 /// One immutable version of the whole configuration.
 #[derive(Clone, Debug)]
@@ -114,6 +116,9 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// Default 0.0.0.0:8790.
     pub probes: SocketAddr,
+    /// Callers whose connections to `inbound` begin with a header of the PROXY
+    /// protocol; default none.
+    pub proxy_protocol: Vec<Network>,
 }
 
 /// `drain`.
@@ -197,35 +202,6 @@ pub enum Propagator {
     TraceContext,
     /// W3C `baggage`.
     Baggage,
-}
-
-/// What a policy says of an upstream as a whole: an `outbound` entry without `route`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Upstream {
-    /// Overrides what discovery says, unless auto.
-    pub protocol: Protocol,
-    /// A local port whose every connection goes to this upstream.
-    pub listen: Option<SocketAddr>,
-    /// Names of TLS that lead here, in lower case; a leading `*.` takes every
-    /// name below. Default none.
-    pub sni: Vec<Arc<str>>,
-    /// How many connections the process may have to it; default any number.
-    pub connections: Option<Connections>,
-    /// What applies to its calls that no route takes.
-    pub policy: RoutePolicy,
-    /// Where the entry stands; `None` where only routes name the upstream.
-    pub origin: Option<Origin>,
-}
-
-/// `connections`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Connections {
-    /// Connections of all workers together.
-    pub max: usize,
-    /// How many may wait for one; default 100.
-    pub pending: usize,
-    /// How long they may wait; default 1 s.
-    pub wait: Duration,
 }
 
 /// A match and its policy.
@@ -418,12 +394,6 @@ impl Default for Retry {
     }
 }
 
-impl Default for Connections {
-    fn default() -> Self {
-        Self { max: usize::MAX, pending: 100, wait: Duration::from_secs(1) }
-    }
-}
-
 impl Default for Telemetry {
     fn default() -> Self {
         Self { propagate: vec![Propagator::TraceContext, Propagator::Baggage] }
@@ -468,7 +438,13 @@ impl Model {
                 tags: Vec::new(),
                 locality: Locality::default(),
             },
-            listen: Listen { inbound: free, outbound: free, admin: free, probes: free },
+            listen: Listen {
+                inbound: free,
+                outbound: free,
+                admin: free,
+                probes: free,
+                proxy_protocol: Vec::new(),
+            },
             workers: 1,
             limits: Limits::default(),
             drain: Drain::default(),

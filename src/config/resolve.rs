@@ -161,6 +161,7 @@ pub(super) fn model(name: UpstreamName, address: Option<SocketAddr>, environment
             outbound: SocketAddr::new(own, 8701),
             admin: SocketAddr::new(own, 8700),
             probes: SocketAddr::new(any, 8790),
+            proxy_protocol: Vec::new(),
         },
         workers: std::thread::available_parallelism().map_or(1, |n| n.get().min(256)),
         limits: Limits::default(),
@@ -251,6 +252,7 @@ fn listen(form: &form::Listen, listen: &mut Listen) {
     set(&mut listen.outbound, form.outbound.as_ref().map(|bind| bind.0));
     set(&mut listen.admin, form.admin.as_ref().map(|bind| bind.0));
     set(&mut listen.probes, form.probes.as_ref().map(|bind| bind.0));
+    listen.proxy_protocol.extend(form.proxy_protocol.iter().flatten().map(|network| network.0));
 }
 
 fn limits(form: &form::Limits, at: At<'_>, limits: &mut Limits, problems: &mut Problems) {

@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
 use super::units;
+use crate::base::Network as IpNetwork;
 use crate::base::{Authority, UpstreamName};
 
 /// A host and a port; the host is an IP address or a name.
@@ -83,6 +84,8 @@ formats! {
     Target(HostPort) = "pillion-address" "an address such as `10.0.0.7:8080`" r"^.+:[0-9]+$|\$\{" target;
     /// The address of a server, whose port may be missing.
     Server(SocketAddr) = "pillion-server" "an address such as `10.0.0.2` or `10.0.0.2:53`" r"^.+$" server;
+    /// Addresses with one beginning.
+    Network(IpNetwork) = "pillion-network" "a network such as `10.0.0.0/8`" r"^[0-9a-fA-F.:]+(/[0-9]+)?$|\$\{" network;
     /// The name of one's own service.
     ServiceName(UpstreamName) = "pillion-service" "a name such as `users`" r"^.+$" service_name;
     /// The name of a service that is called.
@@ -134,6 +137,10 @@ fn server(text: &str) -> Result<SocketAddr, String> {
         (_, Ok(ip)) => Ok(SocketAddr::new(ip, 53)),
         _ => Err(format!("`{text}` is no address: write it like `10.0.0.2` or `10.0.0.2:53`")),
     }
+}
+
+fn network(text: &str) -> Result<IpNetwork, String> {
+    text.parse()
 }
 
 fn service_name(text: &str) -> Result<UpstreamName, String> {

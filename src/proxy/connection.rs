@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::detect::{Expect, First, Look};
 use super::router::{Route, Router};
 use super::worker::{OpenConnection, Worker};
-use super::{Answer, ahead, reply, request, steer, tunnel};
+use super::{Answer, ahead, announced, reply, request, steer, tunnel};
 use crate::base::{Protocol, ProxyError, Reason, UpstreamName};
 use crate::codec::{Body, Exchange, Handler, ServerContext, Stream, http1, http2};
 use crate::telemetry::names;
@@ -102,6 +102,14 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConne
     // A socket that can't be told still works.
     let _ = tcp.set_nodelay(true);
     let (direction, worker) = (gate.direction(), open.worker().clone());
+    // Boxed: few connections have such a header.
+    let peer = match gate == Gate::Inbound && announced::is_due(&worker, peer) {
+        false => peer,
+        true => match Box::pin(announced::caller(&tcp, peer, &worker)).await {
+            Some(caller) => caller,
+            None => return,
+        },
+    };
     let context = worker.context(direction);
     let fixed = match gate {
         Gate::Upstream(name) => Some(name),

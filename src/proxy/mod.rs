@@ -2,6 +2,7 @@
 //! Read `request.rs` first.
 
 mod ahead;
+mod announced;
 mod answer;
 mod captured;
 mod connection;

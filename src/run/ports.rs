@@ -16,7 +16,7 @@ const REMEDY: &str =
 
 /// Every address of `model` that is taken, with its key and who holds it.
 pub fn taken(model: &Model) -> Result<(), String> {
-    let Listen { inbound, outbound, admin, probes } = model.listen;
+    let Listen { inbound, outbound, admin, probes, .. } = model.listen;
     let mut wanted = vec![
         ("listen.inbound".to_owned(), inbound),
         ("listen.outbound".to_owned(), outbound),
@@ -41,7 +41,7 @@ pub fn taken(model: &Model) -> Result<(), String> {
 /// a free one, and says so: a line for each.
 pub fn make_way(model: &mut Model) -> Vec<String> {
     let service = model.service.address.map(|address| address.port());
-    let Listen { inbound, outbound, admin, probes } = &mut model.listen;
+    let Listen { inbound, outbound, admin, probes, .. } = &mut model.listen;
     let all = [("inbound", inbound), ("outbound", outbound), ("admin", admin), ("probes", probes)];
     let taken = all.into_iter().filter_map(|(key, address)| {
         let why = match TcpListener::bind(*address) {

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -193,11 +194,17 @@ impl Got {
 
 impl H2Client {
     pub fn connect(address: SocketAddr) -> Self {
+        Self::connect_after(address, b"")
+    }
+
+    /// The same with some bytes in front.
+    pub fn connect_after(address: SocketAddr, first: &[u8]) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (sender, connection) = runtime.block_on(async {
-            let stream = TcpStream::connect(address).await.unwrap();
+            let mut stream = TcpStream::connect(address).await.unwrap();
             stream.set_nodelay(true).unwrap();
+            stream.write_all(first).await.unwrap();
             let mut builder = h2::client::Builder::new();
             builder.enable_push(false);
             builder.handshake::<_, Bytes>(stream).await.unwrap()

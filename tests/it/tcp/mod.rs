@@ -2,6 +2,7 @@
 
 mod connections;
 mod detection;
+mod proxy_protocol;
 mod relay;
 mod sni;
 
