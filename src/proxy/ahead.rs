@@ -7,7 +7,7 @@
 //! before makes the pause shorter or longer.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::connection::Door;
 use super::detect::{Expect, First, Look};
@@ -25,12 +25,17 @@ const PAUSE: Duration = Duration::from_millis(8);
 /// connections kept in store.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 
+/// How often a connection that was made ahead is looked at: somebody else may need it.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// What the upstream's side says first.
 enum Spoke {
     /// Something that is no answer of an HTTP server.
     Itself,
-    /// An HTTP server that complains of the silence, or the end.
+    /// An HTTP server complains of the silence; or the connection is given up.
     Gone,
+    /// It ends without a word.
+    Ended,
     /// The settings of an HTTP/2 server, which wait for nobody.
     Http2,
 }
@@ -47,7 +52,10 @@ pub fn pause(route: &Route) -> Duration {
 /// Dials the upstream of a caller that is silent and listens to both.
 pub async fn race(door: &Rc<Door>, route: &Rc<Route>, look: &mut Look) -> (First, Option<Box<Dialled>>) {
     let context = &door.context;
-    let Some(_room) = door.worker.may_dial_ahead() else {
+    // A bounded number of connections is not spent on callers that need none yet.
+    let pointless = route.upstream.learned() == Learned::Http && route.upstream.is_limited();
+    let room = if pointless { None } else { door.worker.may_dial_ahead() };
+    let Some(room) = room else {
         return (look.first(context, Expect::Any, None).await, None);
     };
     let dialled = tokio::select! {
@@ -59,6 +67,7 @@ pub async fn race(door: &Rc<Door>, route: &Rc<Route>, look: &mut Look) -> (First
         Ok(upstream) => upstream,
         // A connection in store need not know that its upstream is away.
         Err(_) if route.upstream.learned() == Learned::Http => {
+            drop(room);
             return (look.first(context, Expect::Any, None).await, None);
         }
         Err(error) if error.reason == Reason::EgressDenied => return (First::Opaque, None),
@@ -71,13 +80,20 @@ pub async fn race(door: &Rc<Door>, route: &Rc<Route>, look: &mut Look) -> (First
         biased;
         first = look.first(context, Expect::Any, None) => return (first, use_for(door, first, upstream)),
         spoke = listen(&upstream.stream) => spoke,
+        () = needed(door, route) => Spoke::Gone,
     };
+    // What it was needed for is over.
+    drop(room);
     match spoke {
         Spoke::Itself => {
             route.upstream.learn(Learned::ServerFirst);
             (First::Opaque, Some(Box::new(upstream)))
         }
-        spoke @ (Spoke::Gone | Spoke::Http2) => {
+        // Its caller waits for a word that does not come, and gets the end.
+        Spoke::Ended if route.upstream.learned() == Learned::ServerFirst => {
+            (First::Opaque, Some(Box::new(upstream)))
+        }
+        spoke @ (Spoke::Gone | Spoke::Ended | Spoke::Http2) => {
             if matches!(spoke, Spoke::Http2) {
                 route.upstream.learn(Learned::Http);
             }
@@ -103,12 +119,28 @@ fn use_for(door: &Door, first: First, upstream: Dialled) -> Option<Box<Dialled>>
     None
 }
 
+/// Ready when a connection that nobody uses yet is better given up: callers of
+/// HTTP wait for one.
+async fn needed(door: &Door, route: &Route) {
+    if !route.upstream.is_limited() {
+        return std::future::pending().await;
+    }
+    let mut timer = door.worker.timers.timer();
+    loop {
+        timer.arm(Instant::now() + LOOK_AGAIN);
+        timer.fired().await;
+        if route.upstream.learned() == Learned::Http && route.upstream.is_short() {
+            return;
+        }
+    }
+}
+
 /// Waits until the upstream's side speaks or ends.
 async fn listen(stream: &Stream) -> Spoke {
     let Some(tcp) = stream.tcp() else { return std::future::pending().await };
     let mut bytes = [0; 9];
     match tcp.peek(&mut bytes).await {
-        Ok(0) | Err(_) => Spoke::Gone,
+        Ok(0) | Err(_) => Spoke::Ended,
         Ok(length) => spoke(&bytes[..length]),
     }
 }

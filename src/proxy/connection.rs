@@ -158,7 +158,8 @@ pub async fn first(door: &Rc<Door>, look: &mut Look) -> (First, Option<Box<tunne
         First::Silent => Box::pin(ahead::race(door, &route, look)).await,
         first => (first, None),
     };
-    if matches!(first, First::Http1 | First::Http2) {
+    // One stray caller does not make others wait for a server that speaks first.
+    if matches!(first, First::Http1 | First::Http2) && route.upstream.learned() != Learned::ServerFirst {
         route.upstream.learn(Learned::Http);
     }
     (first, upstream)

@@ -150,6 +150,11 @@ impl Quota {
         self.waiting.load(SeqCst)
     }
 
+    /// Whether there is a limit.
+    pub fn is_limited(&self) -> bool {
+        self.max.load(SeqCst) != usize::MAX
+    }
+
     /// Whether to close a connection that nobody uses would help somebody.
     pub fn is_short(&self) -> bool {
         self.open.load(SeqCst).saturating_add(self.waiting.load(SeqCst)) > self.max.load(SeqCst)

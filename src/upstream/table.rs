@@ -208,6 +208,16 @@ impl Upstream {
         self.learned.get()
     }
 
+    /// Whether its entry bounds the number of connections.
+    pub fn is_limited(&self) -> bool {
+        self.connects.quota.is_limited()
+    }
+
+    /// Whether somebody waits for one of a bounded number of connections.
+    pub fn is_short(&self) -> bool {
+        self.connects.quota.is_short()
+    }
+
     /// Remembers who spoke first.
     pub fn learn(&self, learned: Learned) {
         self.learned.set(learned);

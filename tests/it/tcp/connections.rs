@@ -144,3 +144,61 @@ fn a_call_beyond_the_limit_is_told_so() {
     assert_eq!((answer.status, answer.reason().as_deref()), (503, Some("connection_limit")));
     drop(holds);
 }
+
+#[test]
+fn silent_callers_take_no_connection_from_those_who_call() {
+    let _turn = beside_others();
+    let backend = Recorder::start();
+    let wait = Duration::from_secs(5);
+    let sidecar = limited(backend.address(), 1, Protocol::Auto, Connections { max: 1, pending: 1, wait });
+    let mut first = Client::connect(port_of(&sidecar, "users"));
+    until("it is dialled ahead", || backend.connections() == 1);
+    let mut second = Client::connect(port_of(&sidecar, "users"));
+    let start = Instant::now();
+    assert_eq!(second.get("users", "/b").status, 200);
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert_eq!(first.get("users", "/a").status, 200, "who was silent is served all the same");
+    // HTTP is expected from now on: nobody queues for a caller that is silent.
+    let silent = Client::connect(port_of(&sidecar, "users"));
+    std::thread::sleep(Duration::from_millis(1200));
+    sidecar.metric_is("pillion_upstream_connections_waiting", &[], 0.0);
+    assert_eq!(second.get("users", "/c").status, 200);
+    drop(silent);
+}
+
+#[test]
+fn opaque_streams_and_http_share_the_connections() {
+    let _turn = beside_others();
+    // An HTTP server that echoes what is no HTTP.
+    let backend = Server::start(|_, mut stream| {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = std::io::Read::read(&mut stream, &mut bytes) {
+            let ok = &b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"[..];
+            let said = if bytes.starts_with(b"GET ") { ok } else { &bytes[..count] };
+            if stream.write_all(said).is_err() {
+                return;
+            }
+        }
+    });
+    let wait = Duration::from_secs(5);
+    let sidecar = limited(backend.address(), 2, Protocol::Auto, Connections { max: 2, pending: 20, wait });
+    let address = port_of(&sidecar, "users");
+    std::thread::scope(|scope| {
+        for caller in 0..8 {
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    let mut client = Client::connect(address);
+                    if caller % 2 == 0 {
+                        client.send(b"\x01\x02");
+                        expect(&mut client, b"\x01\x02");
+                    } else {
+                        assert_eq!(client.get("users", "/").status, 200);
+                    }
+                }
+            });
+        }
+    });
+    assert!(sidecar.metrics().get("pillion_upstream_connections_open", &[]) <= 2.0);
+    sidecar.metric_is("pillion_upstream_connections_waiting", &[], 0.0);
+    sidecar.metric_is("pillion_upstream_connections_refused_total", &[], 0.0);
+}

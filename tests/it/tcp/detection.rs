@@ -272,3 +272,50 @@ fn a_well_known_port_is_not_guessed() {
     client.send("GET / http/1.1\r\n");
     expect(&mut client, b"GET / HTTP/1.1\r\n");
 }
+
+#[test]
+fn silent_callers_of_an_http_server_leave_room_for_others() {
+    let _turn = beside_others();
+    let complains = Server::start(|_, mut stream| {
+        let _ = stream.write_all(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n");
+    });
+    let mail = greeter();
+    let sidecar = sidecar("front")
+        .upstream("mail", mail.address())
+        .service(complains.address())
+        .with(|model| {
+            model.workers = 1;
+            port(model, "mail", |_| {});
+        })
+        .start();
+    let silent: Vec<TcpStream> = (0..150).map(|_| TcpStream::connect(sidecar.at.inbound).unwrap()).collect();
+    until("all have heard the complaint", || complains.accepted() >= 128 && complains.open() == 0);
+    assert!(greeted(&mut Client::connect(port_of(&sidecar, "mail"))) < Duration::from_secs(1));
+    drop(silent);
+}
+
+#[test]
+fn a_stray_http_caller_does_not_stall_the_callers_of_a_server_that_speaks_first() {
+    let _turn = beside_others();
+    let backend = greeter();
+    let sidecar = sidecar("front").service(backend.address()).with(|model| model.workers = 1).start();
+    greeted(&mut Client::connect(sidecar.at.inbound));
+    let answer = call(sidecar.at.inbound, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(answer.status, 502, "it is no HTTP server");
+    assert!(greeted(&mut Client::connect(sidecar.at.inbound)) < Duration::from_millis(500));
+}
+
+#[test]
+fn the_end_of_a_server_that_speaks_first_is_passed_on() {
+    let _turn = beside_others();
+    let backend = Server::start(|number, mut stream| {
+        if number == 0 {
+            let _ = stream.write_all(b"220 ready\r\n");
+        }
+    });
+    let sidecar = sidecar("front").service(backend.address()).with(|model| model.workers = 1).start();
+    greeted(&mut Client::connect(sidecar.at.inbound));
+    let start = Instant::now();
+    assert!(Client::connect(sidecar.at.inbound).is_ended());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
