@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -31,6 +32,10 @@ const ATTEMPTS: u32 = 8;
 const REPORT: Duration = Duration::from_secs(15);
 /// Output may be held open by what the service left behind; it is not waited for longer.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Ports of services: below those of outgoing connections, which begin at 32768
+/// (Linux, `net.ipv4.ip_local_port_range`).
+const PORTS: Range<u16> = 20_000..32_000;
 
 /// What is known of a service before it runs.
 pub(super) struct Spec {
@@ -63,7 +68,7 @@ pub(super) fn specs(
         let port = match service.port {
             Some(port) => port,
             None => {
-                let listener = TcpListener::bind("127.0.0.1:0").map_err(text)?;
+                let listener = free().map_err(text)?;
                 let port = listener.local_addr().map_err(text)?.port();
                 held.push(listener);
                 port
@@ -98,6 +103,15 @@ pub(super) fn specs(
         }));
     }
     if problems.is_empty() { Ok(specs) } else { Err(problems.into()) }
+}
+
+/// Holds a free port. The system's own choice would be a port from which any
+/// program's next connection may go out before the service has it.
+fn free() -> std::io::Result<TcpListener> {
+    (0..100)
+        .map(|_| (Ipv4Addr::LOCALHOST, fastrand::u16(PORTS)))
+        .find_map(|at| TcpListener::bind(at).ok())
+        .map_or_else(|| TcpListener::bind("127.0.0.1:0"), Ok)
 }
 
 /// Runs the build step, if there is one.
@@ -317,5 +331,16 @@ fn report(name: &str, status: ExitStatus, tail: &Tail, sink: &Sink) {
     sink.note(&format!("{name} crashed ({status}); its last lines:"));
     for line in tail.take() {
         sink.note(&format!("  {line}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_gets_a_port_that_no_outgoing_connection_takes() {
+        let held: Vec<_> = (0..50).map(|_| free().unwrap()).collect();
+        assert!(held.iter().all(|listener| PORTS.contains(&listener.local_addr().unwrap().port())));
     }
 }
