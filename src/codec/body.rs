@@ -62,16 +62,6 @@ impl Body {
             _ => None,
         }
     }
-
-    /// A pause is no failure any more: the answer has begun, and both sides may
-    /// take turns for as long as they like.
-    pub fn wait_for_ever(&mut self) {
-        match self {
-            Self::Http1(incoming) => incoming.wait_for_ever(),
-            Self::Http2(incoming) => incoming.wait_for_ever(),
-            _ => {}
-        }
-    }
 }
 
 impl http_body::Body for Body {

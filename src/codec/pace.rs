@@ -11,12 +11,19 @@ use crate::base::{ProxyError, Reason};
 /// Counts the parts of a body that have come. Cheap to clone; whoever waits for
 /// something else can see by it that the caller is not idle.
 #[derive(Clone, Debug, Default)]
-pub struct Moved(Rc<Cell<u64>>);
+pub struct Moved(Rc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    count: Cell<u64>,
+    /// A pause is no failure any more.
+    forever: Cell<bool>,
+}
 
 /// Fails a body that pauses for too long.
 pub struct Pace {
     timers: Timers,
-    /// `None` once a pause is no failure any more.
+    /// `None` where a pause is no failure.
     limit: Option<Duration>,
     timer: Option<Timer>,
     moved: Moved,
@@ -25,7 +32,13 @@ pub struct Pace {
 impl Moved {
     /// Parts so far.
     pub fn count(&self) -> u64 {
-        self.0.get()
+        self.0.count.get()
+    }
+
+    /// A pause is no failure any more: both sides may take turns for as long as
+    /// they like.
+    pub fn wait_for_ever(&self) {
+        self.0.forever.set(true);
     }
 }
 
@@ -43,18 +56,12 @@ impl Pace {
     /// A part has come.
     pub fn moved(&mut self) {
         self.timer = None;
-        self.moved.0.set(self.moved.0.get() + 1);
-    }
-
-    /// A pause is no failure any more.
-    pub fn wait_for_ever(&mut self) {
-        self.limit = None;
-        self.timer = None;
+        self.moved.0.count.set(self.moved.0.count.get() + 1);
     }
 
     /// Ready with the error when the pause is too long. Asked while nothing comes.
     pub fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
-        let Some(limit) = self.limit else { return Poll::Pending };
+        let Some(limit) = self.limit.filter(|_| !self.moved.0.forever.get()) else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| self.timers.at(Instant::now() + limit));
         ready!(timer.poll_fired(cx));
         let detail = "the request's body paused for longer than limits.body_idle";

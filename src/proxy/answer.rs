@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body as _, Frame, SizeHint};
 
+use super::ending::Ending;
 use super::stack::{self, Call};
 use super::websocket::Upgraded;
 use crate::base::timers::Timer;
@@ -33,7 +34,8 @@ pub struct Answer {
 pub fn pass_on(response: Response<Body>, call: Rc<Call>, mut record: Record) -> Response<Answer> {
     record.answered(response.status());
     let (head, body) = response.into_parts();
-    let mut answer = Answer { body, record, call: None, idle: None, deadline: None, takeover: None };
+    let mut answer = Answer::own(body, record);
+    call.ending.replace(Ending::of(call.is_of_http2(), &head.headers, &answer.body));
     if let Body::Tunnel(_) = &answer.body
         && let Body::Tunnel(upstream) = std::mem::take(&mut answer.body)
     {
@@ -69,6 +71,12 @@ impl Answer {
     /// An answer of Pillion's own.
     pub fn own(body: Body, record: Record) -> Self {
         Self { body, record, call: None, idle: None, deadline: None, takeover: None }
+    }
+
+    /// The frame that tells a caller of gRPC of `error`.
+    fn last(&self, error: &ProxyError) -> Option<Frame<Bytes>> {
+        let call = self.call.as_ref()?;
+        call.ending.take().last(error, &call.worker().router().model.service.name)
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
@@ -110,7 +118,7 @@ impl http_body::Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
-        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+        let mut frame = match Pin::new(&mut self.body).poll_frame(cx) {
             // A body that is always ready has to end in time too.
             Poll::Ready(Some(_)) if self.is_late(cx) => Some(Err(late())),
             Poll::Ready(frame) => frame,
@@ -120,9 +128,18 @@ impl http_body::Body for Answer {
             },
         };
         self.idle = None;
-        if let Some(Err(error)) = &frame {
-            self.record.failed(error.reason);
-            self.body = Body::Empty;
+        match &frame {
+            Some(Ok(passing)) => {
+                if let Some(call) = &self.call {
+                    call.ending.borrow_mut().follow(passing);
+                }
+            }
+            Some(Err(error)) => {
+                self.record.failed(error.reason);
+                self.body = Body::Empty;
+                frame = self.last(error).map(Ok).or(frame);
+            }
+            None => {}
         }
         Poll::Ready(frame)
     }

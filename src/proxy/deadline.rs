@@ -45,7 +45,7 @@ pub struct Bounds {
     /// The end of the whole, whatever moves.
     pub end: Option<Instant>,
     /// Whether the end is the caller's own (`grpc-timeout`).
-    caller: bool,
+    pub caller: bool,
     /// How long nothing may move before the head of the answer.
     wait: Duration,
     /// Whether that is the `idle_timeout`.

@@ -9,6 +9,7 @@ mod connection;
 mod deadline;
 mod detect;
 mod egress;
+mod ending;
 mod listener;
 mod notice;
 mod original;

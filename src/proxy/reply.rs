@@ -154,7 +154,13 @@ fn http(error: &ProxyError, facts: &Facts, service: &str) -> (Response<()>, Body
     (response, Body::full(text))
 }
 
-fn grpc(error: &ProxyError, facts: &Facts, service: &str, kind: HeaderValue) -> (Response<()>, Body) {
+/// Trailers only: the status of an error, with its details.
+pub(super) fn grpc(
+    error: &ProxyError,
+    facts: &Facts,
+    service: &str,
+    kind: HeaderValue,
+) -> (Response<()>, Body) {
     let message = format!("{}: {} ({})", facts.word, facts.title, error.detail);
     let mut metadata = std::collections::BTreeMap::from([
         ("service".to_owned(), service.to_owned()),

@@ -15,6 +15,7 @@ use tower::{Service, ServiceBuilder};
 
 use super::connection::Door;
 use super::deadline::{Bounds, Deadline};
+use super::ending::Ending;
 use super::retries::Retries;
 use super::router::Route;
 use super::worker::Worker;
@@ -46,6 +47,8 @@ pub struct Call {
     pub protocol: Protocol,
     /// How long its head may wait, and the whole of it.
     pub bounds: Bounds,
+    /// How its answer ends where it breaks off.
+    pub ending: RefCell<Ending>,
     interim: Interim,
     moved: Option<Moved>,
     worker: Rc<Worker>,
@@ -74,6 +77,7 @@ impl Call {
             route,
             received: exchange.received,
             upgrade: exchange.upgrade,
+            ending: RefCell::default(),
             interim: exchange.interim,
             moved: exchange.moved,
             worker: door.worker.clone(),
@@ -101,6 +105,18 @@ impl Call {
     /// Parts of the request's body that have come.
     pub fn moved(&self) -> u64 {
         self.moved.as_ref().map_or(0, Moved::count)
+    }
+
+    /// The request's body may pause for longer than `limits.body_idle`.
+    pub fn may_pause(&self) {
+        if let Some(moved) = &self.moved {
+            moved.wait_for_ever();
+        }
+    }
+
+    /// Whether the caller speaks HTTP/2.
+    pub fn is_of_http2(&self) -> bool {
+        matches!(self.interim, Interim::Http2(_))
     }
 
     /// Takes the request at hand out of the call, to be held by a tunnel that
@@ -158,6 +174,8 @@ async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, Prox
     match upstream::send(upstream, &send, body, &call.tried, &call.worker.random).await {
         Ok((response, active)) => {
             call.active.replace(Some(active));
+            // The answer has begun, while the request may go on.
+            call.may_pause();
             Ok(response)
         }
         Err(failed) => Err(failed.error),

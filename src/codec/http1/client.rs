@@ -166,7 +166,6 @@ impl Answered {
 
 impl Upload {
     fn spawn(mut encoder: Encoder<Body>, transport: Rc<Transport>) -> Self {
-        encoder.body_mut().wait_for_ever();
         let whole = Rc::new(Cell::new(false));
         let told = whole.clone();
         let task = tokio::task::spawn_local(async move {

@@ -47,11 +47,6 @@ where
         Self { body, framing, owed, taken: false, queued: framing == Framing::None }
     }
 
-    /// The body.
-    pub fn body_mut(&mut self) -> &mut B {
-        &mut self.body
-    }
-
     /// Whether nothing of the body was taken.
     pub fn is_untouched(&self) -> bool {
         !self.taken

@@ -62,13 +62,6 @@ impl Incoming {
         Poll::Ready(frame.map(|frame| frame.map_err(|problem| self.describe(&problem))))
     }
 
-    /// See [`crate::codec::Body::wait_for_ever`].
-    pub fn wait_for_ever(&mut self) {
-        if let Source::Caller(pace) = &mut self.source {
-            pace.wait_for_ever();
-        }
-    }
-
     /// Whether nothing is left.
     pub fn is_end_stream(&self) -> bool {
         self.over

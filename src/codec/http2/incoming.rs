@@ -110,13 +110,6 @@ impl Incoming {
         }
     }
 
-    /// See [`crate::codec::Body::wait_for_ever`].
-    pub fn wait_for_ever(&mut self) {
-        if let Some(pace) = &mut self.pace {
-            pace.wait_for_ever();
-        }
-    }
-
     fn moved(&mut self) {
         if let Some(pace) = &mut self.pace {
             pace.moved();

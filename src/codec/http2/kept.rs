@@ -45,12 +45,10 @@ impl Kept {
         Some(Body::Boxed(Box::pin(Again { frames, trailers: self.trailers, rest: self.body })))
     }
 
-    /// It is never sent again, and may pause for as long as it likes: the
-    /// answer has come.
+    /// It is never sent again: the answer has come.
     pub fn let_go(&mut self) {
         self.frames = None;
         self.trailers = None;
-        self.body.wait_for_ever();
     }
 
     fn keep(&mut self, frame: &Frame<Bytes>) {

@@ -58,6 +58,45 @@ impl Messages {
     }
 }
 
+/// Follows frames as they pass: where one ends, another may stand.
+#[derive(Debug, Default)]
+pub struct Follower {
+    prefix: [u8; PREFIX],
+    /// Bytes of the prefix that have passed.
+    begun: usize,
+    /// Bytes of the message that are still to come.
+    left: usize,
+    /// The trailers of gRPC-Web have begun, behind which nothing stands.
+    last: bool,
+}
+
+impl Follower {
+    /// These bytes pass.
+    pub fn follow(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let length = self.left.min(bytes.len());
+                self.left -= length;
+                bytes.advance(length);
+                continue;
+            }
+            self.prefix[self.begun] = bytes.get_u8();
+            self.begun += 1;
+            if self.begun == PREFIX {
+                let [flags, length @ ..] = self.prefix;
+                self.begun = 0;
+                self.left = u32::from_be_bytes(length) as usize;
+                self.last |= flags & TRAILERS != 0;
+            }
+        }
+    }
+
+    /// Whether another frame may begin here.
+    pub fn is_between(&self) -> bool {
+        self.begun == 0 && self.left == 0 && !self.last
+    }
+}
+
 /// The frame of a message.
 pub fn message(bytes: &[u8]) -> Bytes {
     frame(0, bytes)

@@ -28,6 +28,11 @@ impl Web {
         Some(Self { text_in, text_out: wanted.unwrap_or(text_in) })
     }
 
+    /// The form of an answer of this content type, if it is one of gRPC-Web.
+    pub fn answered(kind: &HeaderValue) -> Option<Self> {
+        is_text(kind).map(|text| Self { text_in: text, text_out: text })
+    }
+
     /// gRPC's own content type for the one of the caller: what the messages
     /// are, stays.
     pub fn inner_type(kind: &HeaderValue) -> HeaderValue {

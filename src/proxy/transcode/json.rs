@@ -28,7 +28,11 @@ pub async fn call(
 ) -> Result<(Response<Body>, Rc<Call>), ProxyError> {
     let json = Rc::new(json);
     let body = match json.called.method.is_client_streaming() {
-        true => stream::request(json.clone(), body).map_err(invalid)?,
+        true => {
+            // As a call of gRPC may: the route's `idle_timeout` bounds both.
+            call.may_pause();
+            stream::request(json.clone(), body).map_err(invalid)?
+        }
         false => whole(&call, body, &json).await?,
     };
     let (response, call) = super::super::request::attempt(door, call, body).await?;

@@ -59,7 +59,8 @@ pub fn head(
         return Ok(None);
     }
     if let Some(web) = Web::of(&head.headers) {
-        if !route.policy.grpc_web {
+        // Any other method is no call, and may have met another route.
+        if !route.policy.grpc_web || head.method != Method::POST {
             return Ok(None);
         }
         let kind = head.headers.get(CONTENT_TYPE).map(Web::inner_type);

@@ -14,7 +14,6 @@ use super::super::stack::Call;
 use crate::base::timers::Timer;
 use crate::base::{ProxyError, Reason};
 use crate::codec::Body;
-use crate::config::model::Timeout;
 
 /// See the module's text.
 pub struct Wait {
@@ -25,14 +24,10 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// By the policy of the call's route.
+    /// By the policy of the call's route, and the time that its caller gives.
     pub fn new(call: &Rc<Call>) -> Self {
-        let policy = &call.route.policy;
-        let end = match policy.timeout {
-            Timeout::Whole(limit) => Some(call.timers().at(call.received + limit)),
-            Timeout::Head(_) => None,
-        };
-        let idle = policy.idle_timeout;
+        let end = call.bounds.end.map(|end| call.timers().at(end));
+        let idle = call.route.policy.idle_timeout;
         Self { call: call.clone(), end, quiet: call.timers().at(Instant::now() + idle), idle }
     }
 
@@ -56,7 +51,7 @@ impl Wait {
                 }
                 (_, Poll::Pending) => return Poll::Pending,
             };
-            let rule = self.call.route.origin.clone();
+            let rule = self.call.route.origin.clone().filter(|_| !(late && self.call.bounds.caller));
             Poll::Ready(Some(Err(ProxyError { rule, ..error })))
         })
         .await

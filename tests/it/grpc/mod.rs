@@ -7,6 +7,7 @@ mod fallback;
 mod goaway;
 mod peer;
 mod streams;
+mod within;
 
 use bytes::Bytes;
 use http::Request;

@@ -23,6 +23,8 @@ pub struct Rules {
     pub leaves_after: Option<(usize, Option<h2::Reason>)>,
     /// The windows of a connection and of its streams.
     pub window: Option<u32>,
+    /// Ends the connection a moment after its first request.
+    pub ends: bool,
 }
 
 /// Ends when it is dropped.
@@ -108,6 +110,11 @@ async fn serve(stream: tokio::net::TcpStream, rules: Rules, handler: Handler) {
     while let Some(Ok((request, respond))) = connection.accept().await {
         tokio::task::spawn_local(handler(request, respond));
         served += 1;
+        if rules.ends {
+            let soon = tokio::time::sleep(std::time::Duration::from_millis(100));
+            tokio::select! { _ = connection.accept() => {} () = soon => {} }
+            return;
+        }
         if let Some((after, code)) = rules.leaves_after
             && served == after
         {

@@ -1,5 +1,7 @@
 //! Streams of messages as lines, events and arrays.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{check_call, frame, front, grpc, messages, shop};
@@ -99,5 +101,23 @@ fn a_client_stream_that_is_broken_ends_the_call() {
     ] {
         let answer = send(&sidecar, "/v1/users:upload", body);
         assert_eq!((answer.status, answer.reason().as_deref()), (status, Some(reason)), "{}", answer.text());
+    }
+}
+
+#[test]
+fn a_client_stream_may_pause_for_longer_than_other_bodies() {
+    let _turn = beside_others();
+    let backend = echo();
+    let sidecar =
+        front(&backend, |_| {}).with(|model| model.limits.body_idle = Duration::from_millis(200)).start();
+    for path in ["/v1/users:upload", "/v1/chat"] {
+        let mut client = Client::connect(sidecar.at.inbound);
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        ));
+        client.send("2\r\n{}\r\n");
+        std::thread::sleep(Duration::from_millis(600));
+        let answer = client.send("2\r\n{}\r\n0\r\n\r\n").read("POST");
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
     }
 }

@@ -142,3 +142,20 @@ fn without_the_key_a_call_passes_untouched() {
     assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
     assert_eq!(backend.only().body, b"AAAA");
 }
+
+/// Its route was found by its method, which must not become another then.
+#[test]
+fn only_a_post_is_a_call() {
+    let _turn = beside_others();
+    let backend = users();
+    let sidecar = front(&backend, |_| {}).start();
+    let client = H2Client::connect(sidecar.at.inbound);
+    for method in ["GET", "PUT", "OPTIONS"] {
+        let request = Request::builder().method(method).uri("http://a/shop.v1.Users/Get");
+        let request = request.header("content-type", "application/grpc-web").body(()).unwrap();
+        client.call(request, vec![frame("GetRequest", "{}")], None);
+        let seen = backend.only().head;
+        let kind = seen.headers["content-type"].to_str().unwrap();
+        assert_eq!((seen.method.as_str(), kind), (method, "application/grpc-web"));
+    }
+}
