@@ -3,7 +3,7 @@
 //!
 //! Must hold: no input makes the stack grow without bound. JSON nests at most
 //! 128 deep (`serde_json`), encoded messages 100 deep (`prost`), and what
-//! `Any` holds in `Any` is bounded here.
+//! `Any` holds in `Any`, and names in a query go through, is bounded here.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -18,6 +18,9 @@ use crate::config::model::{Json, RequestBody};
 
 /// How deep `Any` may hold `Any`.
 const ANY_DEPTH: usize = 16;
+
+/// Fields that a name in a query may go through: as deep as messages nest.
+const DEEPEST: usize = 99;
 
 const HTTP_BODY: &str = "google.api.HttpBody";
 
@@ -68,6 +71,11 @@ pub fn of_body(json: &Json, called: &Called, body: &[u8], kind: &str) -> Result<
 /// Sets the fields that come from the path and the query.
 pub fn fields(json: &Json, called: &Called, query: &str, message: &mut DynamicMessage) -> Result<(), Fault> {
     for (name, value) in pairs(query)? {
+        if name.split('.').count() > DEEPEST {
+            return Err(Fault::Invalid(format!(
+                "a name in the query goes through more than {DEEPEST} fields"
+            )));
+        }
         let found = resolve(&message.descriptor(), &name);
         let taken = |field: &[FieldDescriptor]| match &called.body {
             RequestBody::Whole => true,

@@ -286,3 +286,31 @@ fn a_status_becomes_http_and_its_details_are_read() {
 }
 
 static SHOP: LazyLock<Json> = LazyLock::new(|| shop(""));
+
+#[test]
+fn a_query_nests_no_deeper_than_a_message_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let proto = r#"syntax = "proto3"; package a; import "google/api/annotations.proto";
+        service S { rpc Get(Node) returns (Node) { option (google.api.http) = { get: "/node" }; } }
+        message Node { Node n = 1; string s = 2; }"#;
+    std::fs::write(folder.path().join("a.proto"), proto).unwrap();
+    let protos = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/protos");
+    let mut compiler = protox::Compiler::new([folder.path().to_owned(), protos]).unwrap();
+    compiler.include_imports(true).open_file("a.proto").unwrap();
+    let file = folder.path().join("a.pb");
+    std::fs::write(&file, compiler.encode_file_descriptor_set()).unwrap();
+    let text = format!(
+        "version: 1\nservice: {{name: a, port: 80}}\ninbound:\n  - json: {{descriptor: \"{}\"}}\n",
+        file.display()
+    );
+    let loaded = load_str("f", &text, &Environment::default()).unwrap();
+    let json = Json::clone(loaded.model.inbound_defaults.json.as_ref().unwrap());
+    let nested = |depth: usize| {
+        let called = called(&json, "GET", "/node");
+        message::request(&json, &called, &format!("{}s=x", "n.".repeat(depth)), b"", "")
+    };
+    let bytes = nested(98).unwrap();
+    assert!(DynamicMessage::decode(json.pool.get_message_by_name("a.Node").unwrap(), &bytes[..]).is_ok());
+    // As long as a target may be.
+    assert!(matches!(nested(4000), Err(Fault::Invalid(_))));
+}
