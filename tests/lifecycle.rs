@@ -452,7 +452,7 @@ services:
   already: {{port: {port}}}
   migrate: {{command: 'echo migrated', after: [already]}}
   database:
-    command: 'echo opens; sleep 0.3; trap \"sleep 0.3; echo closed; exit 0\" TERM; \
+    command: 'trap \"sleep 0.3; echo closed; exit 0\" TERM; echo opens; sleep 0.3; \
       python3 -m http.server --bind 127.0.0.1 $$PORT > /dev/null 2>&1 & wait'
     after: [migrate]
   shop: {{command: \"trap 'echo shut; exit 0' TERM; echo sells; while :; do sleep 0.05; done\", after: [database]}}
