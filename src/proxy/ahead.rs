@@ -70,8 +70,18 @@ pub async fn race(door: &Rc<Door>, route: &Rc<Route>, look: &mut Look) -> (First
             drop(room);
             return (look.first(context, Expect::Any, None).await, None);
         }
-        Err(error) if error.reason == Reason::EgressDenied => return (First::Opaque, None),
         Err(error) => {
+            drop(room);
+            // A captured caller of HTTP says where it really goes.
+            if door.original.is_some()
+                && let first = look.first(context, Expect::Any, Some(LONG_PAUSE)).await
+                && first != First::Silent
+            {
+                return (first, None);
+            }
+            if error.reason == Reason::EgressDenied {
+                return (First::Opaque, None);
+            }
             tunnel::closed(door, route, &error);
             return (First::Nothing, None);
         }

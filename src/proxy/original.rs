@@ -45,7 +45,10 @@ pub fn is_own(gate: &Gate, original: SocketAddr, peer: SocketAddr, model: &Model
     let inbound = (*gate == Gate::Inbound).then_some([listen.inbound, listen.probes]);
     let own = [listen.outbound, listen.admin].into_iter().chain(inbound.into_iter().flatten());
     let is_port = own.chain(local_ports).any(|address| address.port() == original.port());
-    is_port && (*gate == Gate::Inbound || original.ip().is_loopback() || original.ip() == peer.ip())
+    is_port
+        && (*gate == Gate::Inbound
+            || original.ip().is_loopback()
+            || original.ip() == peer.ip().to_canonical())
 }
 
 /// Whether `ip` is an address of this machine. Some other program's turning of
@@ -55,7 +58,8 @@ pub fn is_local(tcp: &TcpStream, ip: IpAddr) -> bool {
 }
 
 /// The connections that captured ones were continued with, so that one that
-/// comes back is known: by its local port and where it goes.
+/// comes back is known: by where it comes from and where it goes. The port alone
+/// is not enough: callers on other machines have the same.
 #[derive(Clone, Default)]
 pub struct Dialled(Arc<OnceLock<Box<[AtomicU32]>>>);
 
@@ -69,7 +73,8 @@ pub struct Mark {
 impl Dialled {
     /// Remembers `tcp`.
     pub fn mark(&self, tcp: &TcpStream) -> Option<Mark> {
-        let (port, to) = (tcp.local_addr().ok()?.port(), hash(tcp.peer_addr().ok()?));
+        let local = tcp.local_addr().ok()?;
+        let (port, to) = (local.port(), hash(local.ip(), tcp.peer_addr().ok()?));
         let table = self.0.get_or_init(|| (0..PORTS).map(|_| AtomicU32::new(0)).collect());
         table[usize::from(port)].store(to, Ordering::Release);
         Some(Mark { dialled: self.clone(), port, to })
@@ -78,7 +83,7 @@ impl Dialled {
     /// Whether a connection from `peer` to `original` is one of those.
     pub fn holds(&self, peer: SocketAddr, original: SocketAddr) -> bool {
         let held = self.0.get().map(|table| table[usize::from(peer.port())].load(Ordering::Acquire));
-        held == Some(hash(original))
+        held == Some(hash(peer.ip(), original))
     }
 }
 
@@ -93,13 +98,12 @@ impl Drop for Mark {
 }
 
 /// Never 0. FNV-1a.
-fn hash(address: SocketAddr) -> u32 {
-    let address = canonical(address);
-    let octets = match address.ip() {
+fn hash(from: IpAddr, to: SocketAddr) -> u32 {
+    let octets = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
         IpAddr::V6(ip) => ip.octets(),
     };
-    let bytes = octets.into_iter().chain(address.port().to_be_bytes());
+    let bytes = octets(from).into_iter().chain(octets(to.ip())).chain(to.port().to_be_bytes());
     bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)) | 1
 }
 
@@ -131,6 +135,10 @@ mod tests {
         assert!(dialled.holds(peer, to));
         let elsewhere = SocketAddr::new(to.ip(), to.port() ^ 1);
         assert!(!dialled.holds(peer, elsewhere), "another destination from the same port");
+        let other = SocketAddr::from(([10, 0, 0, 7], peer.port()));
+        assert!(!dialled.holds(other, to), "another machine's caller has the same port");
+        let mapped = format!("[::ffff:127.0.0.1]:{}", peer.port()).parse().unwrap();
+        assert!(dialled.holds(mapped, to), "the same in the dress of IPv6");
         drop(mark);
         assert!(!dialled.holds(peer, to));
     }
@@ -144,9 +152,11 @@ mod tests {
         model.listen.admin = address("127.0.0.1:8700");
         model.listen.probes = address("0.0.0.0:8790");
         let (pod, other) = (address("10.0.0.1:40000"), address("10.0.0.2:40000"));
+        let mapped = address("[::ffff:10.0.0.1]:40000");
         for (gate, original, peer, own) in [
             (Gate::Outbound, "10.0.0.1:8701", pod, true),
             (Gate::Outbound, "127.0.0.1:8700", pod, true),
+            (Gate::Outbound, "10.0.0.1:8701", mapped, true),
             (Gate::Outbound, "10.0.0.1:8702", pod, false),
             (Gate::Outbound, "10.0.0.2:8701", pod, false),
             (Gate::Inbound, "10.0.0.1:8701", other, true),

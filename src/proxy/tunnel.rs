@@ -10,7 +10,7 @@ use super::connection::{self, Door};
 use super::original::Mark;
 use super::router::Route;
 use super::{captured, egress, relay};
-use crate::base::{Protocol, ProxyError, Reason};
+use crate::base::{Protocol, ProxyError, Reason, UpstreamName};
 use crate::codec::{Stream, Takeover};
 use crate::telemetry::names;
 use crate::telemetry::record::Direction;
@@ -25,6 +25,8 @@ pub struct Dialled {
     pub stream: Stream,
     /// The request that it counts as.
     pub active: upstream::Active,
+    /// The upstream that it was made to.
+    to: UpstreamName,
     /// By which it is known should it come back.
     mark: Option<Mark>,
 }
@@ -56,9 +58,10 @@ pub async fn open(door: &Rc<Door>, route: Rc<Route>, since: Instant) -> Result<T
 }
 
 /// Connects an opaque stream to an endpoint of the route's upstream, unless
-/// that was done already.
+/// that was done already. A connection to another upstream, to which the stream
+/// was going before its name or a reload was known, is dropped.
 pub async fn opaque(door: &Door, route: &Route, caller: Stream, upstream: Option<Box<Dialled>>) {
-    let dialled = match upstream {
+    let dialled = match upstream.filter(|upstream| upstream.to == route.upstream.name) {
         Some(upstream) => Ok(*upstream),
         None => dial(door, route).await,
     };
@@ -93,7 +96,7 @@ pub async fn dial(door: &Door, route: &Route) -> Result<Dialled, ProxyError> {
             Ok(stream) => {
                 active.answered(Instant::now(), StatusCode::OK);
                 let mark = captured::mark(door, &stream);
-                return Ok(Dialled { stream, active, mark });
+                return Ok(Dialled { stream, active, to: route.upstream.name.clone(), mark });
             }
             Err(error) if error.reason == Reason::ConnectionLimit => {
                 active.forget();
@@ -110,7 +113,7 @@ pub async fn dial(door: &Door, route: &Route) -> Result<Dialled, ProxyError> {
 }
 
 async fn copy(door: &Door, route: &Route, caller: Stream, upstream: Dialled) {
-    let Dialled { stream: upstream, active, mark: _mark } = upstream;
+    let Dialled { stream: upstream, active, mark: _mark, .. } = upstream;
     let idle = route.policy.tunnel_idle;
     let _open = door.worker.tunnel(door.direction);
     let relayed = relay::run(caller, upstream, &door.worker.timers, idle).await;

@@ -208,7 +208,7 @@ async fn connect_http1(
 ) -> Result<Http1, ProxyError> {
     let timers = call.send.timers;
     let idle = || reuse.then(|| endpoint.take_idle(Instant::now(), ask)).flatten();
-    match endpoint.place(timers, idle).await? {
+    match endpoint.place(Instant::now(), timers, idle).await? {
         Room::Found(connection) => Ok(connection),
         Room::Place(place) => Ok(Http1::new(endpoint.connect_at(place, call.connect_timeout, timers).await?)),
     }
@@ -238,7 +238,7 @@ async fn connect_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Lease, Pr
         endpoint.check_wait(asked)?;
         match waiting.begin() {
             Some(_making) => {
-                let place = match endpoint.place(call.send.timers, || endpoint.http2()).await? {
+                let place = match endpoint.place(asked, call.send.timers, || endpoint.http2()).await? {
                     Room::Found(lease) => return Ok(lease),
                     Room::Place(place) => place,
                 };
@@ -250,7 +250,7 @@ async fn connect_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Lease, Pr
                     || ProxyError::unsent(Reason::ResetBeforeHeaders, "the HTTP/2 connection is closing");
                 return lease.ok_or_else(closing);
             }
-            None => waiting.news().await,
+            None => endpoint.news(&waiting, asked, call.send.timers).await,
         }
     }
 }

@@ -63,6 +63,8 @@ pub struct Endpoint {
     waiting: Cell<usize>,
     /// Told when one can be used.
     freed: Notify,
+    /// Discovery knows it no more; calls at hand end on it.
+    retired: Cell<bool>,
 }
 
 /// What somebody who wants a connection gets.
@@ -112,12 +114,20 @@ impl Endpoint {
             connects,
             waiting: Cell::new(0),
             freed: Notify::new(),
+            retired: Cell::new(false),
         })
+    }
+
+    /// Gives up what stands idle, now and from now on: no new call comes here,
+    /// however long those at hand last.
+    pub fn retire(&self) {
+        self.retired.set(true);
+        while self.close_idle() {}
     }
 
     /// Makes a connection, in at most `limit`, where there may be one more.
     pub async fn connect(&self, limit: Duration, timers: &Timers) -> Result<Stream, ProxyError> {
-        match self.place(timers, || None::<Infallible>).await? {
+        match self.place(Instant::now(), timers, || None::<Infallible>).await? {
             Room::Place(place) => self.connect_at(place, limit, timers).await,
             Room::Found(never) => match never {},
         }
@@ -133,10 +143,11 @@ impl Endpoint {
         self.connects.connect(place, self.facts.address, limit, timers).await
     }
 
-    /// A place for one more connection; or what `find` gives, which is asked
-    /// whenever it may have found something.
+    /// A place for one more connection, for somebody who waits since `asked`; or
+    /// what `find` gives, which is asked whenever it may have found something.
     pub async fn place<T>(
         &self,
+        asked: Instant,
         timers: &Timers,
         mut find: impl FnMut() -> Option<T>,
     ) -> Result<Room<T>, ProxyError> {
@@ -146,7 +157,7 @@ impl Endpoint {
         }
         let waiting = quota.queue()?;
         let _here = Here::new(&self.waiting);
-        let deadline = Instant::now() + quota.wait();
+        let deadline = asked + quota.wait();
         let mut timer = timers.timer();
         let mut place = std::pin::pin!(waiting.place());
         loop {
@@ -269,6 +280,21 @@ impl Endpoint {
         self.freed.notify_waiters();
     }
 
+    /// Waits for what becomes of the connections that others make, but not longer
+    /// than anybody may wait for one.
+    pub async fn news(&self, waiting: &Waiting<'_>, asked: Instant, timers: &Timers) {
+        let quota = &self.connects.quota;
+        if !quota.is_short() {
+            return waiting.news().await;
+        }
+        let mut timer = timers.at(asked + quota.wait());
+        tokio::select! {
+            biased;
+            () = waiting.news() => {}
+            () = timer.fired() => {}
+        }
+    }
+
     /// A call begins to wait for an HTTP/2 connection.
     pub fn wait(&self) -> Waiting<'_> {
         self.connecting.wait()
@@ -331,7 +357,7 @@ impl Endpoint {
 
 impl Recycle for Endpoint {
     fn recycle(&self, connection: Http1) {
-        if self.gives_up() {
+        if self.retired.get() || self.gives_up() {
             return;
         }
         let mut idle = self.idle.borrow_mut();

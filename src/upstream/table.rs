@@ -272,6 +272,8 @@ impl Upstream {
             _ => Endpoint::new(facts.clone(), self.connects.clone()),
         });
         let picker = Picker::new(endpoints.collect());
+        let stays = |old: &&Rc<Endpoint>| picker.endpoints().iter().any(|new| Rc::ptr_eq(old, new));
+        old.endpoints().iter().filter(|old| !stays(old)).for_each(|old| old.retire());
         *self.picker.borrow_mut() = Rc::new(picker);
     }
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::place::{IP, Running, listens, program, said};
+use super::support::hello::hello;
 use super::support::until;
 use super::world::World;
 
@@ -311,4 +312,57 @@ fn a_port_of_the_sidecar_can_not_be_reached_from_elsewhere() {
     let _ = stream.read_to_string(&mut answer);
     assert!(!answer.contains("200 OK"), "{answer}");
     until("it was refused", || world.users.captured("inbound", "loop") > 0.5);
+}
+
+/// Says its name, and then what it reads.
+fn named(name: &'static [u8]) -> impl Fn(std::net::TcpStream) + Send + Sync + Clone + 'static {
+    move |mut stream| {
+        let mut bytes = [0; 4096];
+        while let Ok(length @ 1..) = stream.read(&mut bytes) {
+            if stream.write_all(&[name, &bytes[..length]].concat()).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn tls_goes_by_its_name_or_where_it_was_going() {
+    let world = World::captured("", &[]);
+    let _db = world.users.place.serve("10.87.0.2:5432", named(b"db "));
+    let _other = world.users.place.serve("10.87.0.2:9400", named(b"other "));
+    for (number, (name, silent, server)) in [
+        (Some("db"), false, &b"db "[..]),
+        (None, false, b"other "),
+        (Some("nobody.test"), false, b"other "),
+        // The connection that was made while it was silent goes to the wrong one.
+        (Some("db"), true, b"db "),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut stream = world.front.place.connect("10.87.0.2:9400").unwrap();
+        if silent {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let hello = hello(name, 100);
+        stream.write_all(&hello).unwrap();
+        let mut answer = vec![0; server.len() + hello.len()];
+        stream.read_exact(&mut answer).unwrap_or_else(|error| panic!("{number}: {error}"));
+        assert_eq!(answer, [server, &hello].concat(), "{number}");
+    }
+    assert_eq!(world.front.captured("outbound", "sni"), 2.0);
+    assert_eq!(world.front.captured("outbound", "address"), 2.0);
+}
+
+#[test]
+fn a_caller_that_is_silent_for_a_while_still_goes_by_the_authority() {
+    // Its first destination is nobody's, and not registered.
+    let world = World::captured("egress: registered_only\n", &[]);
+    let mut stream = world.front.place.connect("10.96.0.10:80").unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: users\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
 }

@@ -5,6 +5,7 @@ pub mod bulk;
 pub mod client;
 pub mod frames;
 pub mod h2peer;
+pub mod hello;
 pub mod load;
 pub mod process;
 pub mod request;

@@ -202,3 +202,67 @@ fn opaque_streams_and_http_share_the_connections() {
     sidecar.metric_is("pillion_upstream_connections_waiting", &[], 0.0);
     sidecar.metric_is("pillion_upstream_connections_refused_total", &[], 0.0);
 }
+
+#[test]
+fn http2_calls_wait_no_longer_than_they_may_for_what_others_make() {
+    let _turn = beside_others();
+    let backend = Server::start(|_, stream| echo(stream));
+    let wait = Duration::from_millis(600);
+    let sidecar = limited(backend.address(), 1, Protocol::Auto, Connections { max: 1, pending: 10, wait });
+    let address = port_of(&sidecar, "users");
+    let mut holds = Client::connect(address);
+    holds.send(b"\x01");
+    expect(&mut holds, b"\x01");
+    std::thread::scope(|scope| {
+        for _ in 0..5 {
+            scope.spawn(move || {
+                let client = H2Client::connect(address);
+                let start = Instant::now();
+                let answer = client.get("http://users/");
+                let took = start.elapsed();
+                assert_eq!(
+                    (answer.status(), answer.field("pillion-error")),
+                    (503, Some("connection_limit")),
+                    "after {took:?}"
+                );
+                assert!((wait..wait + Duration::from_millis(300)).contains(&took), "{took:?}");
+            });
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    sidecar.metric_is("pillion_upstream_connections_waiting", &[], 0.0);
+}
+
+#[test]
+fn an_endpoint_that_has_gone_holds_no_connection_idle() {
+    let _turn = beside_others();
+    let backend = || {
+        Recorder::answering(|request| {
+            if request.target.contains("slow") {
+                std::thread::sleep(Duration::from_secs(3));
+            }
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()
+        })
+    };
+    let (old, new) = (backend(), backend());
+    let model = |at: SocketAddr| {
+        let wait = Duration::from_millis(200);
+        let connections = Some(Connections { max: 2, pending: 5, wait });
+        let setup = sidecar("front").upstream("users", at).with(|model| model.workers = 1);
+        setup.with(|model| port(model, "users", |upstream| upstream.connections = connections))
+    };
+    let (models, reloads) = tokio::sync::mpsc::channel(1);
+    let next = model(new.address()).finished_model();
+    let sidecar = model(old.address()).options(|options| options.reloads = Some(reloads)).start();
+    let mut slow = Client::connect(sidecar.at.outbound);
+    slow.send("GET /slow HTTP/1.1\r\nHost: users\r\n\r\n");
+    until("the old one has the slow call", || old.connections() == 1);
+    let mut client = Client::connect(sidecar.at.outbound);
+    assert_eq!(client.get("users", "/").status, 200);
+    models.blocking_send(Arc::new(next)).unwrap();
+    until("calls reach the new one", || {
+        assert_eq!(client.get("users", "/").status, 200);
+        !new.take().is_empty()
+    });
+    assert_eq!(slow.read("GET").status, 200, "what was at hand is answered");
+}
