@@ -43,6 +43,7 @@ def prepare(log=print):
     _wheels(tools, log)
     tools.paths["backend"] = _compile("backend.c", log)
     tools.paths["load"] = _compile("load.c", log)
+    tools.paths["stream"] = _compile("stream.c", log)
     return tools
 
 

@@ -134,6 +134,15 @@ class Loads:
             said = json.loads(self._run(command, seconds + 30))
         return spent.result(said["requests"], said["seconds"])
 
+    def stream(self, running, seconds, connections=4):
+        """1 MiB writes on a few connections."""
+        command = [self.tools["stream"], "send", running.port, seconds, connections]
+        with Spent(running) as spent:
+            said = json.loads(self._run(command, seconds + 30))
+        gib = said["bytes"] / 2**30
+        return {"gibs": gib / said["seconds"], "cpu": (spent.user + spent.system) / gib,
+                "foreign": spent.foreign * 100, "rss": resident(running.program.pid) / 1024}
+
     def hold(self, running, connections, requests, settle):
         """Resident MiB while that many connections are open and idle."""
         command = [self.tools["load"], "hold", running.port, HOST, connections, requests]

@@ -14,6 +14,8 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 TEMPLATES = HERE / "templates"
 HOST = "backend"
+# The program of a kind, where it has another name.
+PROGRAMS = {"relay": "stream"}
 
 
 class Failed(Exception):
@@ -126,6 +128,17 @@ class Backend:
         self.folder.cleanup()
 
 
+class Sink(Backend):
+    """Takes bytes and discards them."""
+
+    def __init__(self, tools, cores):
+        self.folder = tempfile.TemporaryDirectory(prefix="pillion-bench-")
+        (self.port,) = free_ports(1)
+        self.program = Program([tools["stream"], "sink", self.port], cores.load, tools.environment,
+                               self.folder.name)
+        wait_until(lambda: _listens(self.port), self.program, "the sink")
+
+
 class Target:
     """A proxy to measure, or the backend itself (`direct`).
 
@@ -141,7 +154,7 @@ class Target:
 
 
 class Running:
-    """A started target; `port` takes requests. `front` and `back` are "h1" or "h2"."""
+    """A started target; `port` takes requests. `front` and `back` are "h1", "h2" or "tcp"."""
 
     def __init__(self, target, tools, cores, backend, front, back):
         self.target, self.backend = target, backend
@@ -157,21 +170,24 @@ class Running:
             raise
 
     def _start(self, tools, cores, front, back):
-        self.port, inbound, admin, probes = free_ports(4)
+        self.port, inbound, admin, probes, outbound = free_ports(5)
         http2 = back == "h2"
         values = {
-            "port": self.port, "inbound": inbound, "admin": admin, "probes": probes,
+            "port": self.port, "inbound": inbound, "outbound": outbound, "admin": admin, "probes": probes,
             "backend": self.backend.port, "folder": self.folder.name,
             "haproxy_proto": "proto h2" if http2 else "",
             "envoy_proto": "http2_protocol_options" if http2 else "http_protocol_options",
             "pillion_proto": "http2" if http2 else "http1",
             "nginx_proto": "http2" if front == "h2" else "",
         }
-        (template,) = TEMPLATES.glob(f"{self.target.kind}.*")
-        file = pathlib.Path(self.folder.name) / template.name
-        file.write_text(string.Template(template.read_text()).substitute(values))
-        program = self.target.path or tools[self.target.kind]
+        file = pathlib.Path(self.folder.name) / "configuration"
+        if self.target.kind != "relay":
+            (template,) = (TEMPLATES / "tcp" if front == "tcp" else TEMPLATES).glob(f"{self.target.kind}.*")
+            file = file.with_name(template.name)
+            file.write_text(string.Template(template.read_text()).substitute(values))
+        program = self.target.path or tools[PROGRAMS.get(self.target.kind, self.target.kind)]
         command = {
+            "relay": [program, "relay", self.port, self.backend.port],
             "pillion": [program, "run", "-c", file],
             "haproxy": [program, "-db", "-f", file],
             "nginx": [program, "-p", self.folder.name, "-e", "stderr", "-c", file],
@@ -212,6 +228,8 @@ def _listens(port):
 
 
 def _answers(tools, port, front):
+    if front == "tcp":
+        return _listens(port)
     if front == "h2":
         return _listens(port) and _answers_http2(tools, port)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)

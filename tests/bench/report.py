@@ -12,6 +12,7 @@ TITLES = {
     "memory": "Resident memory, MiB",
     "big": "1 MiB bodies, 8 keep-alive connections",
     "connect": "A new connection for each request",
+    "tcp": "Opaque TCP: 4 connections, 1 MiB writes, one direction",
 }
 # scenario, what, measured against (None: an absolute bound), at most
 DEMANDS = [
@@ -20,12 +21,13 @@ DEMANDS = [
     ("h2h2", "user", "envoy", 0.40),
     ("h2", "total", "haproxy", 1.30),
     ("h2", "user", "envoy", 0.40),
+    ("tcp", "cpu", "relay", 1.15),
     ("memory", "idle", None, 14.0),
     ("memory", "used", None, 48.0),
     ("memory", "silent", None, 48.0),
 ]
 WORDS = {"total": "CPU per request", "user": "user-space CPU per request", "idle": "idle",
-         "used": "2,000 idle connections after a request",
+         "cpu": "CPU per GiB", "used": "2,000 idle connections after a request",
          "silent": "2,000 connections that never sent a byte"}
 # Above this share of a core used by others, a run is marked.
 NOISY = 15.0
@@ -77,8 +79,10 @@ def gates(summary):
 def one_line(found):
     if "idle" in found:
         return "idle {idle:.1f} MiB, silent {silent:.1f}, used {used:.1f}".format(**found)
-    latency = "   p50 {p50} µs, p99 {p99}".format(**found) if "p50" in found else ""
     noise = f"   (others used {found['foreign']:.0f} % of a core)" if found["foreign"] > NOISY else ""
+    if "gibs" in found:
+        return "{gibs:6.2f} GiB/s, {cpu:.3f} CPU s/GiB".format(**found) + noise
+    latency = "   p50 {p50} µs, p99 {p99}".format(**found) if "p50" in found else ""
     return "{total:7.2f} µs, {user:6.2f} in user space, {rps:8.0f}/s".format(**found) + latency + noise
 
 
@@ -107,6 +111,12 @@ def _section(scenario, targets):
             idle, silent, used = (cells[key]["median"] for key in ("idle", "silent", "used"))
             rows.append([name, f"{idle:.1f}", f"{silent:.1f}", f"{(silent - idle) * 1024 / 2000:.1f}",
                          f"{used:.1f}", f"{(used - idle) * 1024 / 2000:.1f}"])
+        return _table(header, rows)
+    if scenario == "tcp":
+        header = ["", "GiB/s", "÷ relay", "CPU s/GiB", "÷ relay", "RSS MiB"]
+        rows = [[name, _spread(cells["gibs"], 2), _over(targets, name, "relay", "gibs"),
+                 _spread(cells["cpu"], 3), _over(targets, name, "relay", "cpu"),
+                 f"{cells['rss']['median']:.1f}"] for name, cells in targets.items()]
         return _table(header, rows)
     timed = scenario == "fixed"
     header = ["", "CPU µs/request", "of it user space", "kernel share", "÷ haproxy", "÷ envoy",

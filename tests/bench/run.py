@@ -19,7 +19,7 @@ import install
 import plot
 import report
 from measure import Loads, busy, resident
-from proxies import Backend, Cores, Failed, Target
+from proxies import Backend, Cores, Failed, Sink, Target
 
 ROOT = install.ROOT
 # name -> (downstream, upstream) protocol, and whether it is part of the default run
@@ -29,6 +29,7 @@ SCENARIOS = {
     "h2h2": ("h2", "h2", True),
     "fixed": ("h1", "h1", True),
     "memory": ("h1", "h1", True),
+    "tcp": ("tcp", "tcp", True),
     "big": ("h1", "h1", False),
     "connect": ("h1", "h1", False),
 }
@@ -43,7 +44,7 @@ def arguments():
     add("--pillion-old", type=pathlib.Path, metavar="PATH", action="append", default=[],
         help="another build to compare with; may be repeated")
     add("--only", default="", help=f"a list of {','.join(SCENARIOS)}")
-    add("--targets", default="", help="a list of pillion,pillion inbound,haproxy,envoy,nginx,direct")
+    add("--targets", default="", help="a list of pillion,pillion inbound,haproxy,envoy,nginx,direct,relay")
     add("--seconds", type=int, help="of each run (4; 8 for the fixed rate)")
     add("--rounds", type=int, default=5, help="runs of each target (5; at most 3 for the fixed rate)")
     add("--quick", action="store_true", help="1 s, 1 round: does it work, not how fast is it")
@@ -100,7 +101,7 @@ def chosen(options, pillion):
                 Target("pillion inbound", "pillion", pillion, inbound=True)]
     for number, path in enumerate(options.pillion_old, 1):
         everyone.append(Target(f"pillion old {number}", "pillion", path.resolve()))
-    everyone += [Target(name, name) for name in ("haproxy", "envoy", "nginx", "direct")]
+    everyone += [Target(name, name) for name in ("haproxy", "envoy", "nginx", "direct", "relay")]
     if not options.targets:
         return everyone
     names = options.targets.split(",")
@@ -111,7 +112,10 @@ def chosen(options, pillion):
 
 
 def takes_part(target, scenario):
-    """nginx speaks no HTTP/2 to a backend; `direct` says what a proxy adds to latency."""
+    """nginx speaks no HTTP/2 to a backend; `direct` says what a proxy adds to latency, `relay` how
+    fast bytes can be copied at all."""
+    if scenario == "tcp" or target.kind == "relay":
+        return scenario == "tcp" and not target.inbound and target.kind in ("pillion", "haproxy", "relay")
     if target.kind == "direct":
         return scenario == "fixed"
     if target.inbound:
@@ -125,7 +129,7 @@ def measure(scenario, targets, tools, cores, options, results, failures):
     rounds = {"fixed": min(options.rounds, 3), "memory": 1}.get(scenario, options.rounds)
     broken = set()
     print(f"\n{report.TITLES[scenario]}", flush=True)
-    with Backend(tools, cores, back == "h2") as backend:
+    with Sink(tools, cores) if back == "tcp" else Backend(tools, cores, back == "h2") as backend:
         for number in range(1, rounds + 1):
             for target in targets:
                 if target.name in broken or not takes_part(target, scenario):
@@ -154,6 +158,7 @@ def one_run(scenario, running, loads, options, warm=True, around=contextlib.null
         "fixed": lambda s: loads.fixed(running, s),
         "big": lambda s: loads.wrk(running, s, connections=8, path="/big"),
         "connect": lambda s: loads.connect(running, s),
+        "tcp": lambda s: loads.stream(running, s),
     }[scenario]
     if warm:
         run(1)
