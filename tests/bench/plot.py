@@ -35,6 +35,11 @@ def _panels(scenario, targets):
                 for name, cells in targets.items()]
         yield TITLES[scenario], (IDLE, USED), "MiB", rows
         return
+    if scenario == "tcp":
+        rows = [(name, 0, middle(cells, "cpu"), (cells["cpu"]["min"], cells["cpu"]["max"]))
+                for name, cells in targets.items()]
+        yield f"{TITLES[scenario]}: CPU a GiB", (USER, KERNEL), "s", rows
+        return
     rows = [(name, middle(cells, "user"), middle(cells, "total"),
              (cells["total"]["min"], cells["total"]["max"])) for name, cells in targets.items()]
     yield f"{TITLES[scenario]}: CPU a request", (USER, KERNEL), "µs", rows

@@ -99,7 +99,7 @@ static void send_for(const char *port, double seconds, int count)
         all[i] = (struct pollfd){.fd = connect_to(port), .events = POLLOUT};
     double start = now();
     while (now() - start < seconds) {
-        if (poll(all, (nfds_t)count, 1000) < 1)
+        if (poll(all, (nfds_t)count, 10000) < 1)
             fail("poll");
         for (int i = 0; i < count; i++) {
             if (!all[i].revents)
