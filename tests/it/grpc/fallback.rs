@@ -64,3 +64,23 @@ fn a_call_of_grpc_to_a_service_of_http1_is_told_what_to_do() {
     assert_eq!((got.field("grpc-status"), got.field("pillion-error")), (Some("14"), Some("no_http2")));
     assert!(got.field("grpc-message").unwrap().contains("HTTP/2 was not spoken"), "{got:?}");
 }
+
+#[test]
+fn a_service_that_never_says_what_it_speaks_is_left() {
+    let _turn = beside_others();
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let left = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(15))).unwrap();
+        std::io::copy(&mut stream, &mut std::io::sink()).is_ok()
+    });
+    let sidecar = sidecar("front")
+        .upstream("users", address)
+        .with(|model| model.defaults.connect_timeout = std::time::Duration::from_millis(300))
+        .start();
+    let client = H2Client::connect(sidecar.at.outbound);
+    let got = client.call(call(), vec![message(b"x")], None);
+    assert_eq!((got.field("grpc-status"), got.field("pillion-error")), (Some("14"), Some("connect_timeout")));
+    assert!(left.join().unwrap(), "its connection was not closed");
+}
