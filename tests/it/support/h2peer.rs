@@ -206,7 +206,8 @@ impl H2Client {
             stream.set_nodelay(true).unwrap();
             stream.write_all(first).await.unwrap();
             let mut builder = h2::client::Builder::new();
-            builder.enable_push(false);
+            // No more than a sidecar takes, before it has said how many that is.
+            builder.enable_push(false).initial_max_send_streams(100);
             builder.handshake::<_, Bytes>(stream).await.unwrap()
         });
         let connection = Some(runtime.spawn(connection));
