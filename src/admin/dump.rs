@@ -11,7 +11,7 @@ use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
 use super::AdminState;
-use crate::base::Origin;
+use crate::base::{Origin, ProxyProtocol};
 use crate::config::Model;
 use crate::config::model::{
     Balance, HashOn, HealthQuestion, Json, Pattern, Propagator, Retry, RetryOn, Route, RoutePolicy, Segment,
@@ -75,6 +75,7 @@ fn general(values: &mut Values<'_>, model: &Model) {
     values.put("service.port", service.address.map(|address| address.port()));
     values.put("service.host", service.address.map(|address| address.ip().to_string()));
     values.put("service.protocol", service.protocol.as_str());
+    values.put("service.proxy_protocol", service.proxy_protocol.map(ProxyProtocol::as_str));
     let (path, grpc) = match service.health.as_ref().map(|health| &health.question) {
         Some(HealthQuestion::Path(path)) => (Some(path.to_string()), None),
         Some(HealthQuestion::Grpc(name)) => (None, Some(name.to_string())),
@@ -158,6 +159,7 @@ fn upstreams(model: &Model) -> Value {
         let prefix = upstream.origin.as_ref().map_or(String::new(), |origin| entry_prefix(model, origin));
         let mut values = Values::new(model, &prefix);
         values.put("protocol", upstream.protocol.as_str());
+        values.put("proxy_protocol", upstream.proxy_protocol.map(ProxyProtocol::as_str));
         values.put("listen", upstream.listen.map(|listen| listen.to_string()));
         values.put("sni", upstream.sni.iter().map(|name| name.to_string()).collect::<Vec<_>>());
         let connections = upstream.connections.as_ref();

@@ -21,6 +21,14 @@ pub struct Network {
 }
 
 impl ProxyProtocol {
+    /// The word that the file uses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+
     /// The header of a connection that is made for no caller in particular
     /// (`UNKNOWN`, `LOCAL`).
     pub const fn own_header(self) -> &'static [u8] {

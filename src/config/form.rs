@@ -85,6 +85,9 @@ pub struct Service {
     /// What it speaks.
     #[schemars(extend("default" = "auto"))]
     pub protocol: Option<Protocol>,
+    /// Tells it the caller's address at the beginning of a connection. Default:
+    /// not told but in `Forwarded`.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// How its health is asked. Default: a connection that it accepts is health.
     pub health: Option<Health>,
     /// Free words for discovery.
@@ -126,6 +129,25 @@ pub enum Protocol {
     Nats,
     /// SMTP.
     Smtp,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Bytes.
+    V2,
+}
+
+impl From<ProxyProtocol> for crate::base::ProxyProtocol {
+    fn from(form: ProxyProtocol) -> Self {
+        match form {
+            ProxyProtocol::V1 => Self::V1,
+            ProxyProtocol::V2 => Self::V2,
+        }
+    }
 }
 
 impl From<Protocol> for crate::base::Protocol {

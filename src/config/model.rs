@@ -20,7 +20,7 @@ use http::header::HeaderName;
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
 pub use self::upstream::{Connections, Upstream};
 pub use crate::base::Limits;
-use crate::base::{Network, Origin, Protocol, UpstreamName};
+use crate::base::{Network, Origin, Protocol, ProxyProtocol, UpstreamName};
 
 /// One immutable version of the whole configuration.
 #[derive(Clone, Debug)]
@@ -67,6 +67,8 @@ pub struct Service {
     pub address: Option<SocketAddr>,
     /// What it speaks; default auto.
     pub protocol: Protocol,
+    /// How it is told of its caller; default not at all.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// How its health is asked; `None` means that an accepted connection is health.
     pub health: Option<Health>,
     /// Free words for discovery.
@@ -434,6 +436,7 @@ impl Model {
                 name: UpstreamName::new(name),
                 address: None,
                 protocol: Protocol::Auto,
+                proxy_protocol: None,
                 health: None,
                 tags: Vec::new(),
                 locality: Locality::default(),

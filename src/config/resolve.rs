@@ -152,6 +152,7 @@ pub(super) fn model(name: UpstreamName, address: Option<SocketAddr>, environment
             name,
             address,
             protocol: Protocol::Auto,
+            proxy_protocol: None,
             health: None,
             tags: Vec::new(),
             locality: Locality::default(),
@@ -199,14 +200,18 @@ fn service(form: &form::Service, at: At<'_>, ports: &mut Vec<Port>, problems: &m
         ports.push(Port::new(address, what, Some(at.key(key))));
     }
     let health = form.health.as_ref().and_then(|health| self::health(health, at.key("health"), problems));
-    if health.is_some() && address.is_none() && !at.node.lost("port") && !at.node.lost("address") {
-        problems.push(at.word("health").problem("`health` needs the `port` of the service"));
+    let nowhere = address.is_none() && !at.node.lost("port") && !at.node.lost("address");
+    for (key, written) in [("health", health.is_some()), ("proxy_protocol", form.proxy_protocol.is_some())] {
+        if written && nowhere {
+            problems.push(at.word(key).problem(format!("`{key}` needs the `port` of the service")));
+        }
     }
     let text = |word: &Option<super::text::Word>| word.as_ref().map(|word| Arc::from(word.0.as_str()));
     Service {
         name: form.name.as_ref().map_or_else(|| UpstreamName::new(""), |name| name.0.clone()),
         address: address.map(|(address, _)| address),
         protocol: protocol(form.protocol),
+        proxy_protocol: form.proxy_protocol.map(Into::into),
         health,
         tags: form.tags.iter().flatten().map(|tag| Arc::from(tag.0.as_str())).collect(),
         locality: form.locality.as_ref().map_or_else(Locality::default, |locality| Locality {

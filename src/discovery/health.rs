@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -90,7 +91,10 @@ pub async fn until_sick(model: &mut watch::Receiver<Arc<Model>>) -> Unhealthy {
 async fn ask(service: &Service, address: SocketAddr) -> Result<(), Unhealthy> {
     let timeout = service.health.as_ref().map_or(TIMEOUT, |health| health.timeout);
     let asked = async {
-        let stream = TcpStream::connect(address).await.map_err(Unhealthy::Connect)?;
+        let mut stream = TcpStream::connect(address).await.map_err(Unhealthy::Connect)?;
+        if let Some(version) = service.proxy_protocol {
+            stream.write_all(version.own_header()).await.map_err(Unhealthy::Connect)?;
+        }
         let Some(health) = &service.health else { return Ok(()) };
         match &health.question {
             HealthQuestion::Grpc(name) => Box::pin(http2::check(stream, address, name)).await,

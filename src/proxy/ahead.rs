@@ -120,7 +120,8 @@ fn use_for(door: &Door, first: First, upstream: Dialled) -> Option<Box<Dialled>>
         // It may go elsewhere.
         First::Tls if steer::is_open(door) => upstream.active.forget(),
         First::Tls | First::Postgres | First::Opaque => return Some(Box::new(upstream)),
-        First::Http1 => {
+        // What carries the name of one caller is nothing for another's requests.
+        First::Http1 if !upstream.told => {
             upstream.active.forget();
             upstream.active.endpoint().keep(upstream.stream);
         }

@@ -103,6 +103,7 @@ impl Router {
             let upstream = kept.unwrap_or_else(|| {
                 Upstream::fixed(name, vec![base::Endpoint::new(address)], &worker.metrics)
             });
+            upstream.set_proxy_protocol(model.service.proxy_protocol);
             let protocol = model.service.protocol;
             let target =
                 Target { direction: Direction::Inbound, upstream, protocol, limits: &limits, worker, now };
@@ -127,6 +128,8 @@ impl Router {
             let routes = model.outbound.iter().filter(|route| route.to.as_ref() == Some(name));
             outbound.insert(name.clone(), Routes::new(&target, catch_all, routes));
         }
+        let told = |name: &UpstreamName| model.upstreams.get(name).and_then(|block| block.proxy_protocol);
+        worker.table.set_proxy_protocol(told);
         Self {
             sni: Names::new(&model),
             model,

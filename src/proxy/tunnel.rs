@@ -11,7 +11,7 @@ use super::original::Mark;
 use super::router::Route;
 use super::{captured, egress, relay};
 use crate::base::{Protocol, ProxyError, Reason, UpstreamName};
-use crate::codec::{Stream, Takeover};
+use crate::codec::{Stream, Takeover, proxy_protocol};
 use crate::telemetry::names;
 use crate::telemetry::record::Direction;
 use crate::upstream::{self, Endpoint};
@@ -23,6 +23,8 @@ const MAX_TRIES: usize = 4;
 pub struct Dialled {
     /// The connection.
     pub stream: Stream,
+    /// Whether it began with the address of its caller.
+    pub told: bool,
     /// The request that it counts as.
     pub active: upstream::Active,
     /// The upstream that it was made to.
@@ -92,11 +94,13 @@ pub async fn dial(door: &Door, route: &Route) -> Result<Dialled, ProxyError> {
         let picked = picker.pick(&route.policy.balance, None, &tried, now, &mut worker.random.borrow_mut());
         let Some(endpoint) = picked else { break };
         let active = endpoint.begin(now);
-        match endpoint.connect(route.policy.connect_timeout, &worker.timers).await {
+        let header = header(door, route, &endpoint);
+        match endpoint.connect(&header, route.policy.connect_timeout, &worker.timers).await {
             Ok(stream) => {
                 active.answered(Instant::now(), StatusCode::OK);
                 let mark = captured::mark(door, &stream);
-                return Ok(Dialled { stream, active, to: route.upstream.name.clone(), mark });
+                let (told, to) = (!header.is_empty(), route.upstream.name.clone());
+                return Ok(Dialled { stream, told, active, to, mark });
             }
             Err(error) if error.reason == Reason::ConnectionLimit => {
                 active.forget();
@@ -110,6 +114,13 @@ pub async fn dial(door: &Door, route: &Route) -> Result<Dialled, ProxyError> {
         }
     }
     Err(last.unwrap_or_else(|| ProxyError::unsent(Reason::NoEndpoint, "no endpoint is left")))
+}
+
+/// What tells the endpoint of the caller.
+fn header(door: &Door, route: &Route, endpoint: &Endpoint) -> Vec<u8> {
+    let Some(version) = route.upstream.proxy_protocol() else { return Vec::new() };
+    let destination = door.original.unwrap_or(endpoint.facts.address);
+    proxy_protocol::write(version, Some((door.peer, destination)))
 }
 
 async fn copy(door: &Door, route: &Route, caller: Stream, upstream: Dialled) {

@@ -1,17 +1,18 @@
 //! Makes connections to endpoints, and counts them.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::quota::{Place, Quota};
 use crate::base::timers::Timers;
-use crate::base::{ProxyError, Reason, UpstreamName};
+use crate::base::{ProxyError, ProxyProtocol, Reason, UpstreamName};
 use crate::codec::Stream;
 
 /// How long a connection may be quiet before its host is asked whether it lives.
@@ -24,6 +25,8 @@ use crate::telemetry::{Metrics, names};
 pub struct Connects {
     metrics: Metrics,
     name: UpstreamName,
+    /// How callers are told; `None` where they are not.
+    pub proxy_protocol: Cell<Option<ProxyProtocol>>,
     /// The name as a label, once there was a connection.
     label: OnceCell<String>,
     /// How many there may be.
@@ -33,19 +36,25 @@ pub struct Connects {
 impl Connects {
     /// Counts for the upstream `name`.
     pub fn new(metrics: Metrics, name: UpstreamName, quota: Arc<Quota>) -> Rc<Self> {
-        Rc::new(Self { metrics, name, label: OnceCell::new(), quota })
+        Rc::new(Self { metrics, name, proxy_protocol: Cell::new(None), label: OnceCell::new(), quota })
     }
 
-    /// Connects, in at most `limit`, and holds `place` as long as the connection
-    /// is open.
+    /// What a connection that belongs to no caller begins with.
+    pub fn own_header(&self) -> &'static [u8] {
+        self.proxy_protocol.get().map_or(b"", ProxyProtocol::own_header)
+    }
+
+    /// Connects, in at most `limit`, says `header`, and holds `place` as long as
+    /// the connection is open.
     pub async fn connect(
         &self,
         place: Place,
         address: SocketAddr,
+        header: &[u8],
         limit: Duration,
         timers: &Timers,
     ) -> Result<Stream, ProxyError> {
-        let made = connect(address, limit, timers).await;
+        let made = connect(address, header, limit, timers).await;
         let result = match &made {
             Ok(_) => "ok",
             Err(error) if error.reason == Reason::ConnectRefused => "refused",
@@ -58,11 +67,16 @@ impl Connects {
     }
 }
 
-async fn connect(address: SocketAddr, limit: Duration, timers: &Timers) -> Result<TcpStream, ProxyError> {
+async fn connect(
+    address: SocketAddr,
+    header: &[u8],
+    limit: Duration,
+    timers: &Timers,
+) -> Result<TcpStream, ProxyError> {
     let mut timer = timers.at(Instant::now() + limit);
     let connected = tokio::select! {
         biased;
-        connected = TcpStream::connect(address) => connected,
+        connected = begin(address, header) => connected,
         () = timer.fired() => {
             let detail = format!("{address} did not take a connection within {limit:?}");
             return Err(ProxyError::unsent(Reason::ConnectTimeout, detail));
@@ -74,6 +88,14 @@ async fn connect(address: SocketAddr, limit: Duration, timers: &Timers) -> Resul
     let socket = socket2::SockRef::from(&stream);
     let _ = socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(QUIET).with_interval(PROBE));
     Ok(stream)
+}
+
+async fn begin(address: SocketAddr, header: &[u8]) -> io::Result<TcpStream> {
+    let mut tcp = TcpStream::connect(address).await?;
+    if !header.is_empty() {
+        tcp.write_all(header).await?;
+    }
+    Ok(tcp)
 }
 
 fn describe(address: SocketAddr, error: &io::Error) -> ProxyError {

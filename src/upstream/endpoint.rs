@@ -125,22 +125,31 @@ impl Endpoint {
         while self.close_idle() {}
     }
 
-    /// Makes a connection, in at most `limit`, where there may be one more.
-    pub async fn connect(&self, limit: Duration, timers: &Timers) -> Result<Stream, ProxyError> {
+    /// Makes a connection, in at most `limit`, where there may be one more, and
+    /// says `header` of whom it is for.
+    pub async fn connect(
+        &self,
+        header: &[u8],
+        limit: Duration,
+        timers: &Timers,
+    ) -> Result<Stream, ProxyError> {
         match self.place(Instant::now(), timers, || None::<Infallible>).await? {
-            Room::Place(place) => self.connect_at(place, limit, timers).await,
+            Room::Place(place) => {
+                self.connects.connect(place, self.facts.address, header, limit, timers).await
+            }
             Room::Found(never) => match never {},
         }
     }
 
-    /// Makes a connection, in at most `limit`.
+    /// Makes a connection for any number of callers, in at most `limit`.
     pub async fn connect_at(
         &self,
         place: Place,
         limit: Duration,
         timers: &Timers,
     ) -> Result<Stream, ProxyError> {
-        self.connects.connect(place, self.facts.address, limit, timers).await
+        let header = self.connects.own_header();
+        self.connects.connect(place, self.facts.address, header, limit, timers).await
     }
 
     /// A place for one more connection, for somebody who waits since `asked`; or

@@ -15,7 +15,7 @@ use super::quota::{Quota, Quotas};
 use super::snapshot::EndpointStats;
 use crate::base::directory::Directory;
 use crate::base::timers::Timers;
-use crate::base::{self, EndpointSet, Protocol, ProxyError, Reason, Resolution, UpstreamName};
+use crate::base::{self, EndpointSet, Protocol, ProxyError, ProxyProtocol, Reason, Resolution, UpstreamName};
 use crate::telemetry::Metrics;
 
 /// How long the first request of an upstream waits for discovery.
@@ -93,6 +93,13 @@ impl Table {
     /// The upstream that has `address` as an endpoint, as far as is known.
     pub fn at(&self, address: SocketAddr) -> Option<UpstreamName> {
         self.directory.at(address)
+    }
+
+    /// Says how callers are told to each upstream from now on.
+    pub fn set_proxy_protocol(&self, of: impl Fn(&UpstreamName) -> Option<ProxyProtocol>) {
+        for (name, upstream) in &*self.upstreams.borrow() {
+            upstream.set_proxy_protocol(of(name));
+        }
     }
 
     /// Closes idle connections, and lets go of upstreams that nobody calls
@@ -201,6 +208,16 @@ impl Upstream {
         let mut all = picker.endpoints().iter().map(|endpoint| told(&endpoint.facts));
         let first = all.next().unwrap_or_default();
         if all.all(|other| other == first) { first } else { Protocol::Auto }
+    }
+
+    /// How callers are told to it; `None` where they are not.
+    pub fn proxy_protocol(&self) -> Option<ProxyProtocol> {
+        self.connects.proxy_protocol.get()
+    }
+
+    /// The same from now on. Connections that are there stay.
+    pub fn set_proxy_protocol(&self, version: Option<ProxyProtocol>) {
+        self.connects.proxy_protocol.set(version);
     }
 
     /// Who was seen to speak first.

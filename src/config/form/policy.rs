@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::Protocol;
+use super::{Protocol, ProxyProtocol};
 use crate::config::text::{Bind, Header, Host, Percent, Range, Size, Span, Upstream, Word};
 
 /// Calls to the service: a route, or without `route` what applies to all of them.
@@ -47,6 +47,9 @@ pub struct Outbound {
     /// What it speaks; only without `route`.
     #[schemars(extend("default" = "auto"))]
     pub protocol: Option<Protocol>,
+    /// Tells it the caller's address at the beginning of a connection; only
+    /// without `route`. Default: not told.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// A local address whose every connection goes to this service; only
     /// without `route`.
     pub listen: Option<Bind>,

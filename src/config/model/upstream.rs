@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::RoutePolicy;
-use crate::base::{Origin, Protocol};
+use crate::base::{Origin, Protocol, ProxyProtocol};
 
 /// What a policy says of an upstream as a whole: an `outbound` entry without `route`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Upstream {
     /// Overrides what discovery says, unless auto.
     pub protocol: Protocol,
+    /// How it is told of its callers; default not at all.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// A local port whose every connection goes to this upstream.
     pub listen: Option<SocketAddr>,
     /// Names of TLS that lead here, in lower case; a leading `*.` takes every

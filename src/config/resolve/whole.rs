@@ -22,6 +22,7 @@ pub(super) fn upstream(
 ) -> Upstream {
     Upstream {
         protocol: protocol(form.protocol),
+        proxy_protocol: form.proxy_protocol.map(Into::into),
         listen: form.listen.as_ref().map(|bind| bind.0),
         sni: sni(form, at, claims, problems),
         connections: form.connections.as_ref().map(connections),
@@ -34,6 +35,7 @@ pub(super) fn upstream(
 pub(super) fn not_in_a_route(form: &form::Outbound, at: At<'_>, problems: &mut Problems) {
     for (key, written) in [
         ("protocol", form.protocol.is_some()),
+        ("proxy_protocol", form.proxy_protocol.is_some()),
         ("listen", form.listen.is_some()),
         ("sni", form.sni.is_some()),
         ("connections", form.connections.is_some()),

@@ -3,6 +3,7 @@
 mod connections;
 mod detection;
 mod proxy_protocol;
+mod proxy_protocol_out;
 mod relay;
 mod sni;
 
