@@ -9,6 +9,7 @@
 mod databases;
 mod grpc;
 mod h2spec;
+mod haproxy;
 mod parts;
 #[allow(dead_code, unused_imports, reason = "shared with the tests in process")]
 #[path = "../it/support/mod.rs"]

@@ -2,7 +2,7 @@
 //! lost, also while the files of both change.
 
 mod banners;
-mod chain;
+pub mod chain;
 mod client;
 mod kafka;
 mod postgres;
