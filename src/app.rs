@@ -27,7 +27,7 @@ const STATS_WAIT: Duration = Duration::from_millis(250);
 /// How often a service that stays sick is told of.
 const REPORT: Duration = Duration::from_secs(60);
 /// How long a worker may take to tell those whom it cuts off.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_millis(1500);
 /// How often histograms are folded.
 const UPKEEP: Duration = Duration::from_secs(1);
 

@@ -28,7 +28,7 @@ use crate::upstream::snapshot::EndpointStats;
 const LOOK: Duration = Duration::from_millis(10);
 /// How long answers may take that say that the sidecar is ending, and both sides
 /// of a WebSocket to close.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_WORDS: Duration = Duration::from_millis(1000);
 
 /// What a worker begins with.
 pub struct Plan {

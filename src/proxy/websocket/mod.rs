@@ -27,9 +27,9 @@ use crate::telemetry::names;
 /// away", RFC 6455, section 7.4.1).
 const GOING_AWAY: u16 = 1001;
 /// How long the frames at hand may take to pass when the sidecar ends.
-const FRAMES: Duration = Duration::from_millis(150);
+const FRAMES: Duration = Duration::from_millis(400);
 /// How long both sides may take to close.
-const FAREWELL: Duration = Duration::from_millis(250);
+const FAREWELL: Duration = Duration::from_millis(400);
 
 /// See the module's text.
 pub struct Upgraded {

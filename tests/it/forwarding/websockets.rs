@@ -160,7 +160,7 @@ fn at_the_end_of_a_drain_both_sides_are_told_to_close() {
     let hello = (0x81, b"hello".to_vec());
     assert_eq!((told, left), (vec![hello.clone(), hello, going_away()], Vec::new()));
     assert!(!drain.join().unwrap(), "it was not over by itself");
-    assert!(began.elapsed() < SHORT + Duration::from_millis(700), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SHORT + Duration::from_secs(3), "{:?}", began.elapsed());
     sidecar.metric_is("pillion_errors_total", &[("reason", "shutting_down")], 1.0);
 }
 
