@@ -40,8 +40,7 @@ impl Default for Readiness {
 impl Readiness {
     /// Adds a condition.
     pub fn condition(&self, name: &'static str) -> Condition {
-        self.lock().push(name);
-        self.publish();
+        self.change(|waiting| waiting.push(name));
         Condition { name, readiness: self.clone() }
     }
 
@@ -84,8 +83,11 @@ impl Readiness {
         let _ = state.wait_for(|state| *state == State::Leaving).await;
     }
 
-    fn publish(&self) {
-        let mut waiting = self.lock().clone();
+    /// Changes what is waited for, and says so before anybody else can change it.
+    fn change(&self, change: impl FnOnce(&mut Vec<&'static str>)) {
+        let mut held = self.lock();
+        change(&mut held);
+        let mut waiting = held.clone();
         // Several parts may have to meet one condition, such as each worker its own.
         waiting.dedup();
         self.state.send_if_modified(|state| {
@@ -105,12 +107,11 @@ impl Readiness {
 impl Condition {
     /// The condition is met.
     pub fn met(self) {
-        let mut waiting = self.readiness.lock();
-        if let Some(index) = waiting.iter().position(|name| *name == self.name) {
-            waiting.remove(index);
-        }
-        drop(waiting);
-        self.readiness.publish();
+        self.readiness.change(|waiting| {
+            if let Some(index) = waiting.iter().position(|name| *name == self.name) {
+                waiting.remove(index);
+            }
+        });
     }
 }
 
@@ -132,6 +133,24 @@ mod tests {
         assert_eq!(readiness.waits_only_for("service").await, State::Ready);
         readiness.leave();
         readiness.leaving().await;
+    }
+
+    #[test]
+    fn conditions_that_are_met_at_one_moment_are_all_met() {
+        for _ in 0..2_000 {
+            let readiness = Readiness::default();
+            let start = std::sync::Barrier::new(4);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    let condition = readiness.condition("workers");
+                    scope.spawn(|| {
+                        start.wait();
+                        condition.met();
+                    });
+                }
+            });
+            assert_eq!(readiness.state(), State::Ready);
+        }
     }
 
     #[test]
