@@ -11,8 +11,8 @@ use http::{Response, response};
 use super::super::connection::Door;
 use super::super::stack::Call;
 use super::wait::Wait;
-use super::{JsonCall, invalid, is_grpc, stream, untranslatable};
-use crate::base::{ProxyError, Reason};
+use super::{JsonCall, invalid, is_grpc, no_status, stream, untranslatable};
+use crate::base::ProxyError;
 use crate::codec::Body;
 use crate::config::model::RequestBody;
 use crate::policy::transcode::frames::{self, Messages};
@@ -98,10 +98,7 @@ async fn unary(
             }
         }
     }
-    let Some(status) = Status::of(&trailers) else {
-        let detail = "the answer ended without a gRPC status";
-        return Err(ProxyError::new(Reason::ResetAfterHeaders, detail));
-    };
+    let status = Status::of(&trailers).ok_or_else(no_status)?;
     for (name, value) in &trailers {
         let name = HeaderName::try_from(format!("grpc-trailer-{name}"));
         if let (Ok(name), false) = (name, value.is_empty()) {

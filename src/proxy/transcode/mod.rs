@@ -221,6 +221,11 @@ fn invalid(fault: Fault) -> ProxyError {
     ProxyError::unsent(reason, fault.detail())
 }
 
+/// An answer that ended without trailers.
+fn no_status() -> ProxyError {
+    ProxyError::new(Reason::ResetAfterHeaders, "the answer ended without a gRPC status")
+}
+
 fn untranslatable(fault: Fault) -> ProxyError {
     ProxyError::new(Reason::UntranslatableResponse, fault.detail())
 }

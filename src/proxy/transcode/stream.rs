@@ -13,7 +13,7 @@ use prost::Message as _;
 use serde_json::json;
 
 use super::wait::Wait;
-use super::{JsonCall, invalid, untranslatable};
+use super::{JsonCall, invalid, no_status, untranslatable};
 use crate::base::{ProxyError, Reason};
 use crate::codec::Body;
 use crate::config::model::RequestBody;
@@ -175,10 +175,6 @@ impl Lines {
         self.ready.push_back(line.into());
         Ok(())
     }
-}
-
-fn no_status() -> ProxyError {
-    ProxyError::new(Reason::ResetAfterHeaders, "the answer ended without a gRPC status")
 }
 
 impl http_body::Body for Lines {

@@ -8,8 +8,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
 use http::{HeaderValue, Response};
 use http_body::Frame;
 
-use super::{invalid, is_grpc};
-use crate::base::{ProxyError, Reason};
+use super::{invalid, is_grpc, no_status};
+use crate::base::ProxyError;
 use crate::codec::Body;
 use crate::policy::transcode::frames;
 use crate::policy::transcode::web::{Decoder, Web};
@@ -126,8 +126,7 @@ impl http_body::Body for Trailed {
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             None => {
                 self.ended = true;
-                let detail = "the answer ended without a gRPC status";
-                return Poll::Ready(Some(Err(ProxyError::new(Reason::ResetAfterHeaders, detail))));
+                return Poll::Ready(Some(Err(no_status())));
             }
         };
         let bytes = match frame.into_data() {
