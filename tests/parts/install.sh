@@ -87,6 +87,8 @@ for component in rustfmt clippy; do
     rustup component add "$component"
 done
 
+"$parts/consul/from-debian"
+
 # Clients in Python, in an environment of their own.
 python=$PILLION_CACHE/python
 if ! cmp -s "$parts/requirements.txt" "$python/requirements.txt"; then

@@ -6,11 +6,13 @@
 // A test fails by a panic.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod consul;
 mod databases;
 mod grpc;
 mod h2spec;
 mod haproxy;
 mod parts;
+mod server;
 #[allow(dead_code, unused_imports, reason = "shared with the tests in process")]
 #[path = "../it/support/mod.rs"]
 mod support;

@@ -8,15 +8,14 @@ mod kafka;
 mod postgres;
 mod rabbitmq;
 mod redis;
-mod server;
 mod sizes;
 
 use std::net::SocketAddr;
 
+use crate::server::Server;
 use crate::support::until;
 use chain::{Chain, free_port};
 use client::Script;
-use server::Server;
 use sizes::{SMALL, Sizes};
 
 /// Both ways to name what a server speaks: not at all (`auto`), and outright.

@@ -43,6 +43,12 @@ impl Server {
         until("the script has seen the end of its server", || self.child.try_wait().unwrap().is_some());
     }
 
+    /// SIGTERM, and waits until it has ended.
+    pub fn stop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let _ = self.child.wait();
+    }
+
     /// Starts it again, at its port and with its data.
     #[track_caller]
     pub fn again(&mut self) {
@@ -78,7 +84,6 @@ fn spawn(name: &str, options: &[String], folder: &Path) -> (Child, SocketAddr) {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let _ = self.child.wait();
+        self.stop();
     }
 }
