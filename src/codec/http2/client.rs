@@ -16,9 +16,10 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::batch::{Batch, batched};
+use super::floods::Counted;
 use super::kept::Kept;
 use super::send::{Broken, Sender};
-use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, extended};
+use super::{CONNECTION_WINDOW, GIVEN_UP, SEND_BUFFER, SMALL_FRAMES, STREAM_WINDOW, extended};
 use crate::base::Limits;
 use crate::base::{ProxyError, Reason};
 use crate::codec::{Body, Stream};
@@ -52,6 +53,8 @@ pub(super) struct Shared {
     /// An answer has come on it.
     served: Cell<bool>,
     last_used: Cell<Instant>,
+    /// Streams that were given up before their end.
+    given_up: Cell<usize>,
     task: Cell<Option<AbortHandle>>,
 }
 
@@ -59,6 +62,8 @@ pub(super) struct Shared {
 pub struct InUse {
     pub(super) shared: Rc<Shared>,
     upload: Option<AbortHandle>,
+    /// The peer has sent all that it will.
+    over: bool,
 }
 
 impl Connection {
@@ -72,7 +77,11 @@ impl Connection {
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
             .enable_push(false)
-            .handshake::<_, Bytes>(batch.clone());
+            .data_frame_budget(SMALL_FRAMES)
+            // Remembers all that one connection may have given up, and takes what still comes for them.
+            .max_concurrent_reset_streams(GIVEN_UP + MAX_STREAMS)
+            .max_local_error_reset_streams(None)
+            .handshake::<_, Bytes>(Counted::server(batch.clone()));
         let (sender, mut connection) = batched(&batch, handshake).await.map_err(|error| {
             ProxyError::unsent(Reason::ConnectFailed, format!("the HTTP/2 preface failed: {error}"))
         })?;
@@ -84,6 +93,7 @@ impl Connection {
             error: RefCell::default(),
             served: Cell::new(false),
             last_used: Cell::new(Instant::now()),
+            given_up: Cell::new(0),
             task: Cell::new(None),
         });
         let driven = shared.clone();
@@ -217,13 +227,26 @@ impl Shared {
     pub(super) fn has_served(&self) -> bool {
         self.served.get()
     }
+
+    /// Takes no more requests once too many were left before their end.
+    fn given_up(&self) {
+        self.given_up.set(self.given_up.get() + 1);
+        if self.given_up.get() >= GIVEN_UP {
+            self.closed.set(true);
+        }
+    }
 }
 
 impl InUse {
     fn begin(shared: &Rc<Shared>) -> Self {
         shared.active.set(shared.active.get() + 1);
         shared.last_used.set(Instant::now());
-        Self { shared: shared.clone(), upload: None }
+        Self { shared: shared.clone(), upload: None, over: false }
+    }
+
+    /// Nothing more comes on the stream.
+    pub(super) fn over(&mut self) {
+        self.over = true;
     }
 
     /// Goes on sending while the answer is read.
@@ -245,6 +268,9 @@ impl Drop for InUse {
     fn drop(&mut self) {
         self.shared.active.set(self.shared.active.get() - 1);
         self.shared.last_used.set(Instant::now());
+        if !self.over {
+            self.shared.given_up();
+        }
         if let Some(upload) = &self.upload {
             upload.abort();
         }

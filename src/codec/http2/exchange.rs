@@ -29,7 +29,7 @@ impl Lease {
         body: Body,
         context: &SendContext<'_>,
     ) -> Result<Response<Body>, Failed> {
-        let Self { mut sender, in_use } = self;
+        let Self { mut sender, mut in_use } = self;
         let upgrading = context.upgrade == Upgrade::Protocol;
         let mut head = match translate(request, &body) {
             Ok(head) => head,
@@ -77,6 +77,7 @@ impl Lease {
             let _ = stream.send_data(Bytes::new(), true);
         }
         if receive.is_end_stream() {
+            in_use.over();
             return Ok(Response::from_parts(head, Body::Empty));
         }
         let held = in_use.uploading(upload.filter(|sender| !sender.is_done()));

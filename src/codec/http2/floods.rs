@@ -4,7 +4,9 @@
 //! CVE-2019-9518, CVE-2023-44487).
 //!
 //! It looks at the nine bytes of each frame's header on their way to the
-//! crate, and never at what a frame holds.
+//! crate, and never at what a frame holds. DATA frames that neither carry nor
+//! end anything are legal and go no further: the crate ends a connection that
+//! has brought a hundred of them in all its life.
 
 use std::cell::Cell;
 use std::io;
@@ -18,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// How long the counts run before they begin anew.
 const WINDOW: Duration = Duration::from_secs(10);
 
+/// Bytes of a frame's header (RFC 9113, 4.1).
+const HEADER: usize = 9;
 /// Bytes sent that earn the peer as many control frames as one of its own does.
 const BYTES_FOR_A_FRAME: usize = 16 * 1024;
 
@@ -60,7 +64,7 @@ pub struct Counted<S> {
 struct Scanner {
     /// Bytes of the client's preface still to come.
     preface: usize,
-    header: [u8; 9],
+    header: [u8; HEADER],
     have: usize,
     /// Bytes of the frame at hand still to come.
     payload: usize,
@@ -103,6 +107,14 @@ impl<S> Counted<S> {
         (counted, exceeded)
     }
 
+    /// Of a server that is called: nothing is too many.
+    pub fn server(stream: S) -> Self {
+        let allowed = Allowed { control: u32::MAX, resets: u32::MAX };
+        let (mut counted, _) = Self::client(stream, allowed);
+        counted.scanner.preface = 0;
+        counted
+    }
+
     /// What is sent to the peer earns it WINDOW_UPDATEs.
     fn earn(&mut self, written: &Poll<io::Result<usize>>) {
         if let Poll::Ready(Ok(length)) = written {
@@ -113,16 +125,17 @@ impl<S> Counted<S> {
         }
     }
 
-    fn count(&mut self, bytes: &[u8]) {
+    /// Returns how many of `bytes` are to go on; they are in front.
+    fn count(&mut self, bytes: &mut [u8]) -> usize {
         let (mut control, mut resets, mut useful) = (0, 0, 0);
-        self.scanner.scan(bytes, |sort| match sort {
+        let kept = self.scanner.scan(bytes, |sort| match sort {
             Sort::Useful => useful += 1,
             Sort::Control => control += 1,
             Sort::Reset => resets += 1,
         });
         self.useful = self.useful.saturating_add(useful);
         if control + resets == 0 {
-            return;
+            return kept;
         }
         if self.since.elapsed() > WINDOW {
             (self.since, self.control, self.resets, self.useful) = (Instant::now(), 0, 0, useful);
@@ -135,37 +148,54 @@ impl<S> Counted<S> {
         } else if self.resets > self.allowed.resets.saturating_add(self.exceeded.0.earned.get()) {
             self.exceeded.0.limit.set(Some("resets"));
         }
+        kept
     }
 }
 
 impl Scanner {
-    fn scan(&mut self, mut bytes: &[u8], mut found: impl FnMut(Sort)) {
-        let preface = self.preface.min(bytes.len());
-        self.preface -= preface;
-        bytes = &bytes[preface..];
-        while !bytes.is_empty() {
-            let payload = self.payload.min(bytes.len());
+    /// Tells each frame and moves what is to go on to the front of `bytes`.
+    /// Returns how much that is.
+    fn scan(&mut self, bytes: &mut [u8], mut found: impl FnMut(Sort)) -> usize {
+        let mut at = self.preface.min(bytes.len());
+        self.preface -= at;
+        let mut kept = at;
+        while at < bytes.len() {
+            let payload = self.payload.min(bytes.len() - at);
             self.payload -= payload;
-            bytes = &bytes[payload..];
-            let header = (9 - self.have).min(bytes.len());
-            self.header[self.have..self.have + header].copy_from_slice(&bytes[..header]);
+            let header = (HEADER - self.have).min(bytes.len() - at - payload);
+            let from = at + payload;
+            self.header[self.have..self.have + header].copy_from_slice(&bytes[from..from + header]);
             self.have += header;
-            bytes = &bytes[header..];
-            if self.have == 9 {
+            let mut keep = payload + header;
+            if self.have == HEADER {
                 self.have = 0;
                 let [a, b, c, kind, flags, ..] = self.header;
                 self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
                 found(sort(kind, flags, self.payload));
+                // One that came in two pieces is half gone already.
+                if header == HEADER && is_nothing(kind, flags, self.payload) {
+                    keep -= HEADER;
+                }
             }
+            if kept != at {
+                bytes.copy_within(at..at + keep, kept);
+            }
+            (at, kept) = (at + payload + header, kept + keep);
         }
+        kept
     }
 }
 
+/// Whether it is DATA that neither carries nor ends anything.
+fn is_nothing(kind: u8, flags: u8, length: usize) -> bool {
+    const END_STREAM: u8 = 0x1;
+    const PADDED: u8 = 0x8;
+    kind == 0x0 && length == 0 && flags & (END_STREAM | PADDED) == 0
+}
+
 fn sort(kind: u8, flags: u8, length: usize) -> Sort {
-    const ACK_OR_END: u8 = 0x1;
     match kind {
-        // DATA that neither carries nor ends anything.
-        0x0 if length == 0 && flags & ACK_OR_END == 0 => Sort::Control,
+        0x0 if is_nothing(kind, flags, length) => Sort::Control,
         0x3 => Sort::Reset,
         // PRIORITY, SETTINGS, PING, WINDOW_UPDATE, and types that nobody knows.
         0x2 | 0x4 | 0x6 | 0x8 | 0xa.. => Sort::Control,
@@ -184,9 +214,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        self.count(&buffer.filled()[before..]);
-        Poll::Ready(Ok(()))
+        loop {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+            let read = buffer.filled().len() - before;
+            let kept = self.count(&mut buffer.filled_mut()[before..]);
+            buffer.set_filled(before + kept);
+            // Nothing at all would be the end of the stream.
+            if kept > 0 || read == 0 || self.exceeded.get().is_some() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
@@ -242,8 +279,40 @@ mod tests {
         for piece in 1..wire.len() {
             let mut scanner = Scanner { preface: 24, ..Scanner::default() };
             let mut counts = [0; 3];
-            wire.chunks(piece).for_each(|bytes| scanner.scan(bytes, |sort| counts[sort as usize] += 1));
+            for bytes in wire.clone().chunks_mut(piece) {
+                scanner.scan(bytes, |sort| counts[sort as usize] += 1);
+            }
             assert_eq!(counts, [2, 2, 1], "by {piece}");
+        }
+    }
+
+    #[test]
+    fn data_that_is_nothing_goes_no_further() {
+        let nothing = frame(0, 0, &[]);
+        let (mut wire, mut wanted) = (Vec::new(), Vec::new());
+        for length in [0, 1, 8, 9, 10, 500] {
+            for part in [frame(1, 4, &[0x82; 5]), frame(0, 0, &vec![0; length]), frame(0, 1, &[])] {
+                wire.extend_from_slice(&nothing);
+                wire.extend_from_slice(&part);
+                wire.extend(nothing.repeat(3));
+                if part != nothing {
+                    wanted.extend(part);
+                }
+            }
+        }
+        for piece in 1..=wire.len() {
+            let (mut scanner, mut kept, mut found) = (Scanner::default(), Vec::new(), 0);
+            for bytes in wire.clone().chunks_mut(piece) {
+                let length = scanner.scan(bytes, |_| found += 1);
+                kept.extend_from_slice(&bytes[..length]);
+            }
+            assert_eq!(found, 18 * 5, "by {piece}");
+            // Those that were cut in two stay.
+            let cut = (kept.len() - wanted.len()) / HEADER;
+            assert!(cut <= wire.len() / piece + 1 || piece < HEADER, "by {piece}: {cut}");
+            if piece == wire.len() {
+                assert_eq!(kept, wanted);
+            }
         }
     }
 
@@ -251,27 +320,27 @@ mod tests {
     fn a_flood_is_told_from_traffic() {
         let allowed = Allowed { control: 10, resets: 5 };
         let (mut counted, exceeded) = Counted::client(tokio::io::empty(), allowed);
-        counted.count(&[b'x'; 24]);
+        counted.count(&mut [b'x'; 24]);
         for _ in 0..100 {
-            counted.count(&frame(1, 5, &[0x82]));
-            counted.count(&frame(8, 0, &[0; 4]));
+            counted.count(&mut frame(1, 5, &[0x82]));
+            counted.count(&mut frame(8, 0, &[0; 4]));
         }
         assert_eq!(exceeded.get(), None, "each call brings a window update");
         for _ in 0..6 {
-            counted.count(&frame(3, 0, &[0; 4]));
+            counted.count(&mut frame(3, 0, &[0; 4]));
         }
         assert_eq!(exceeded.get(), Some("resets"));
         let (mut counted, exceeded) = Counted::client(tokio::io::empty(), allowed);
-        counted.count(&[b'x'; 24]);
+        counted.count(&mut [b'x'; 24]);
         for _ in 0..1_000 {
             exceeded.earn_reset();
-            counted.count(&frame(3, 0, &[0; 4]));
+            counted.count(&mut frame(3, 0, &[0; 4]));
         }
         assert_eq!(exceeded.get(), None, "calls that were waited for may be given up");
         let (mut counted, exceeded) = Counted::client(tokio::io::empty(), allowed);
-        counted.count(&[b'x'; 24]);
+        counted.count(&mut [b'x'; 24]);
         for _ in 0..11 {
-            counted.count(&frame(6, 0, &[0; 8]));
+            counted.count(&mut frame(6, 0, &[0; 8]));
         }
         assert_eq!(exceeded.get(), Some("control_frames"));
     }

@@ -24,7 +24,7 @@ pub struct Incoming {
     side: Side,
     pace: Option<Pace>,
     /// Held for as long as the stream lives.
-    _held: Option<super::client::InUse>,
+    held: Option<super::client::InUse>,
 }
 
 impl Incoming {
@@ -36,21 +36,20 @@ impl Incoming {
             broken: false,
             side: Side::Client,
             pace: Some(pace),
-            _held: None,
+            held: None,
             stream,
         }
     }
 
     /// The body of an answer. `held` counts the stream as long as it lives.
     pub fn of_answer(stream: RecvStream, headers: &HeaderMap, held: super::client::InUse) -> Self {
-        let declared = declared(headers);
         Self {
-            declared,
+            declared: declared(headers),
             over: false,
             broken: false,
             side: Side::Upstream,
             pace: None,
-            _held: Some(held),
+            held: Some(held),
             stream,
         }
     }
@@ -89,7 +88,7 @@ impl Incoming {
             return Poll::Ready(Some(Err(ProxyError::new(reason, detail))));
         }
         self.over = true;
-        self._held = None;
+        self.let_go();
         Poll::Ready(trailers.map(|mut trailers| {
             guard::strip_trailers(&mut trailers);
             Ok(Frame::trailers(trailers))
@@ -107,6 +106,15 @@ impl Incoming {
             _ if self.is_end_stream() => SizeHint::with_exact(0),
             Some(left) => SizeHint::with_exact(left),
             None => SizeHint::new(),
+        }
+    }
+
+    /// The stream ends, for whoever counts it.
+    fn let_go(&mut self) {
+        if let Some(mut held) = self.held.take()
+            && (self.over || self.stream.is_end_stream())
+        {
+            held.over();
         }
     }
 
@@ -142,6 +150,12 @@ impl Incoming {
             _ => Reason::ClientClosed,
         };
         ProxyError::new(reason, ended(problem))
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::batch::{Batch, batched};
 use super::floods::{Allowed, Counted, Exceeded};
-use super::{CONNECTION_WINDOW, PENDING_RESETS, SEND_BUFFER, STREAM_WINDOW, stream};
+use super::{CONNECTION_WINDOW, GIVEN_UP, PENDING_RESETS, SEND_BUFFER, SMALL_FRAMES, STREAM_WINDOW, stream};
 use crate::base::timers::Timer;
 use crate::codec::{Handler, ServerContext};
 
@@ -44,6 +44,8 @@ where
         // More than the limit, so that a head beyond it gets an answer that says why.
         .max_header_list_size(u32::try_from(limits.header_bytes * 2).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_concurrent_reset_streams(GIVEN_UP)
+        .data_frame_budget(SMALL_FRAMES / 4)
         .handshake::<_, Bytes>(io);
     let handshake = batched(&batch, handshake);
     let mut timer = context.timers.at(begun.unwrap_or_else(Instant::now) + limits.header_timeout);

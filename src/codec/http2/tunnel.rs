@@ -17,18 +17,18 @@ pub struct Tunnel {
     send: SendStream<Bytes>,
     read: Bytes,
     /// Held for as long as the stream lives.
-    _held: Option<InUse>,
+    held: Option<InUse>,
 }
 
 impl Tunnel {
     /// The tunnel of an open stream.
     pub fn new(receive: RecvStream, send: SendStream<Bytes>) -> Self {
-        Self { receive, send, read: Bytes::new(), _held: None }
+        Self { receive, send, read: Bytes::new(), held: None }
     }
 
     /// The same on a connection of ours, which counts it.
     pub fn held(receive: RecvStream, send: SendStream<Bytes>, held: InUse) -> Self {
-        Self { _held: Some(held), ..Self::new(receive, send) }
+        Self { held: Some(held), ..Self::new(receive, send) }
     }
 }
 
@@ -45,7 +45,10 @@ impl AsyncRead for Tunnel {
                     self.read = data;
                 }
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
-                None => return Poll::Ready(Ok(())),
+                None => {
+                    self.held.iter_mut().for_each(InUse::over);
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
         let length = self.read.len().min(buffer.remaining());

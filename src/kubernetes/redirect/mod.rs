@@ -1,8 +1,8 @@
 //! `pillion redirect`: rules of the kernel that turn a service's connections to
 //! its sidecar.
 //!
-//! [`plan`] makes rules of options, [`iptables`] and [`nft`] make text of rules
-//! and find the step from what is there to what is to be, [`tool`] runs the
+//! [`mod@plan`] makes rules of options, [`mod@iptables`] and [`mod@nft`] make text of rules
+//! and find the step from what is there to what is to be, [`mod@tool`] runs the
 //! programs. What must hold: a second run changes nothing; a step of one family
 //! is taken whole or not at all, and where one family fails the other is taken
 //! back; to undo leaves what was there before.

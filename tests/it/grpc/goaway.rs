@@ -103,7 +103,7 @@ fn a_peer_that_breaks_off_gets_no_call_twice_that_may_do_harm() {
 
 /// A connection's first frames: the preface is read, SETTINGS are sent, and room
 /// for all that comes.
-fn greet(stream: &mut TcpStream) {
+pub(super) fn greet(stream: &mut TcpStream) {
     let mut preface = [0; 24];
     stream.read_exact(&mut preface).unwrap();
     stream.write_all(&frame(kind::SETTINGS, 0, 0, &[])).unwrap();
@@ -111,7 +111,7 @@ fn greet(stream: &mut TcpStream) {
 }
 
 /// The next frame: its kind, flags and stream.
-fn next(stream: &mut TcpStream) -> Option<(u8, u8, u32)> {
+pub(super) fn next(stream: &mut TcpStream) -> Option<(u8, u8, u32)> {
     let mut head = [0; 9];
     stream.read_exact(&mut head).ok()?;
     let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];

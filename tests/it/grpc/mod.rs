@@ -6,6 +6,7 @@ mod deadline;
 mod fallback;
 mod goaway;
 mod peer;
+mod small_frames;
 mod streams;
 mod within;
 
