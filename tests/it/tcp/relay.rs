@@ -68,6 +68,30 @@ fn a_reset_is_passed_on_as_a_reset_in_both_directions() {
 }
 
 #[test]
+fn what_was_said_before_a_refusal_arrives() {
+    let _turn = beside_others();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let sidecar = sidecar("front")
+        .upstream("db", listener.local_addr().unwrap())
+        .with(|model| port(model, "db", |upstream| upstream.protocol = pillion::base::Protocol::Tcp))
+        .start();
+    for round in 0..50 {
+        let mut near = TcpStream::connect(port_of(&sidecar, "db")).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        near.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut writer = near.try_clone().unwrap();
+        let writing = std::thread::spawn(move || while writer.write_all(&[7; 16 * 1024]).is_ok() {});
+        read(&mut far, 1);
+        far.write_all(&[9; 20_000]).unwrap();
+        // With bytes that it has not read, this is a reset.
+        drop(far);
+        assert!(read(&mut near, 20_000).iter().all(|byte| *byte == 9), "round {round}");
+        drop(near);
+        writing.join().unwrap();
+    }
+}
+
+#[test]
 fn a_direction_that_nobody_reads_does_not_stop_the_other() {
     let _turn = beside_others();
     let (mut near, mut far, _sidecar) = pair();
