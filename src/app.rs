@@ -1,5 +1,7 @@
 //! The composition root: the only place that wires the parts together.
 
+mod registered;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -13,9 +15,9 @@ use crate::admin::{self, AdminState};
 use crate::base::UpstreamName;
 use crate::base::directory::Directory;
 use crate::base::drain::{self, Stage};
-use crate::base::readiness::{Condition, Readiness, State};
+use crate::base::readiness::{Condition, Readiness};
 use crate::config::Model;
-use crate::discovery::{self, Discovery, health};
+use crate::discovery::Discovery;
 use crate::proxy::{self, Gate, Instance, Layer};
 use crate::runtime::{self, Order, Plan};
 use crate::telemetry::{Metrics, names};
@@ -24,8 +26,6 @@ use crate::upstream::snapshot::EndpointStats;
 
 /// How long the admin port waits for a worker.
 const STATS_WAIT: Duration = Duration::from_millis(250);
-/// How often a service that stays sick is told of.
-const REPORT: Duration = Duration::from_secs(60);
 /// How long a worker may take to tell those whom it cuts off.
 const LAST_WORDS: Duration = Duration::from_millis(1500);
 /// How often histograms are folded.
@@ -55,6 +55,8 @@ pub struct App {
     model: watch::Receiver<Arc<Model>>,
     /// Ends what concerns calls to the service.
     inbound: drain::Signal,
+    /// Goes with it, for the entries in registries; nobody waits for them.
+    entries: drain::Signal,
     /// Ends the workers.
     workers: drain::Signal,
     /// Ends the control thread, after the workers.
@@ -104,6 +106,7 @@ impl App {
         let instance = Instance::new(model.service.name.as_str());
         let (model_sender, model_receiver) = watch::channel(model);
         let (inbound, inbound_drain) = drain::channel();
+        let (entries, entries_drain) = drain::channel();
         let (workers, worker_drain) = drain::channel();
         let (control, control_drain) = drain::channel();
         let mut app = Self {
@@ -112,6 +115,7 @@ impl App {
             metrics,
             model: model_receiver.clone(),
             inbound,
+            entries,
             workers,
             control,
             threads: Vec::new(),
@@ -144,6 +148,7 @@ impl App {
             metrics: app.metrics.clone(),
             readiness: app.readiness.clone(),
             inbound: app.addresses.inbound,
+            entries: entries_drain,
             ports: local_ports(&app.model.borrow()),
             version: 1,
         };
@@ -169,9 +174,9 @@ impl App {
     pub async fn drain_inbound(&self) -> bool {
         self.leave().await;
         let deadline = self.model.borrow().drain.deadline;
-        self.inbound.advance(Stage::Draining);
+        self.advance_inbound(Stage::Draining);
         let finished = self.inbound.all_done(deadline).await;
-        self.inbound.advance(Stage::Stopped);
+        self.advance_inbound(Stage::Stopped);
         if !finished {
             // What was cut off is told so.
             self.inbound.all_done(LAST_WORDS).await;
@@ -204,8 +209,13 @@ impl App {
 
     /// Of all that workers do.
     fn advance(&self, stage: Stage) {
-        self.inbound.advance(stage);
+        self.advance_inbound(stage);
         self.workers.advance(stage);
+    }
+
+    fn advance_inbound(&self, stage: Stage) {
+        self.inbound.advance(stage);
+        self.entries.advance(stage);
     }
 
     /// Ends at once and joins every thread. A panic in one of them is returned.
@@ -323,6 +333,8 @@ struct Control {
     metrics: Metrics,
     readiness: Readiness,
     inbound: SocketAddr,
+    /// How far calls to the service have come in their drain.
+    entries: drain::Watch,
     /// The local ports that are served, as the model names them.
     ports: BTreeMap<UpstreamName, SocketAddr>,
     /// Number of the model in force.
@@ -344,10 +356,10 @@ impl Control {
         spawn_local(discovery.run(first_answers));
         spawn_local(admin::serve(admin, admin::admin(state.clone()), ends.clone()));
         spawn_local(admin::serve(probes, admin::probes(state), ends.clone()));
-        spawn_local(stand_in_registries(
+        spawn_local(registered::stand(
             self.readiness.clone(),
             self.model.subscribe(),
-            self.inbound,
+            (self.inbound, self.entries.clone()),
             metrics.clone(),
         ));
         spawn_local(async move {
@@ -418,39 +430,6 @@ impl Control {
                     self.ports.insert(name, address);
                 }
                 Err(error) => tracing::error!("{}", refused(&format!("to: {name}: listen"), address, &error)),
-            }
-        }
-    }
-}
-
-/// Others find the service from when it is ready until it leaves, and only
-/// while it is healthy.
-async fn stand_in_registries(
-    readiness: Readiness,
-    mut model: watch::Receiver<Arc<Model>>,
-    inbound: SocketAddr,
-    metrics: Metrics,
-) {
-    if readiness.ready().await != State::Ready {
-        return;
-    }
-    let healthy = metrics.gauge(&names::SERVICE_HEALTHY, &[]);
-    loop {
-        healthy.set(1.0);
-        let registration = discovery::register(model.clone(), inbound, &metrics);
-        tokio::select! {
-            _ = readiness.leaving() => return registration.withdraw(),
-            why = health::until_sick(&mut model) => {
-                tracing::warn!("the service is not healthy, so others do not find it any more: {why}");
-            }
-        }
-        registration.withdraw();
-        healthy.set(0.0);
-        let service = model.borrow().service.clone();
-        tokio::select! {
-            _ = readiness.leaving() => return,
-            () = health::wait_healthy(&service, REPORT, |why| tracing::warn!("the service is not healthy: {why}")) => {
-                tracing::info!("the service is healthy again");
             }
         }
     }

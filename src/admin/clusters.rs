@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{AdminState, EndpointStats};
-use crate::base::{Endpoint, EndpointSet, Resolution, UpstreamName};
+use crate::base::{Endpoint, EndpointSet, Resolution, Standing, UpstreamName};
 
 #[derive(Deserialize)]
 pub(super) struct Wanted {
@@ -59,7 +59,9 @@ fn endpoint(endpoint: &Endpoint, stats: Option<&EndpointStats>) -> Value {
     json!({
         "address": endpoint.address.to_string(),
         "weight": endpoint.weight,
+        "region": endpoint.region.as_deref(),
         "zone": endpoint.zone.as_deref(),
+        "standing": endpoint.standing.as_str(),
         "protocol": endpoint.protocol.as_str(),
         "active": stats.map(|s| s.active),
         "requests": stats.map(|s| s.requests),
@@ -104,8 +106,13 @@ fn line(text: &mut String, endpoint: &Endpoint, stats: Option<&EndpointStats>) {
         endpoint.protocol.as_str(),
         endpoint.weight
     );
-    if let Some(zone) = &endpoint.zone {
-        let _ = write!(text, " zone {zone}");
+    for (word, value) in [("region", &endpoint.region), ("zone", &endpoint.zone)] {
+        if let Some(value) = value {
+            let _ = write!(text, " {word} {value}");
+        }
+    }
+    if endpoint.standing == Standing::Terminating {
+        text.push_str(" terminating");
     }
     if let Some(s) = stats {
         let _ = write!(text, "  active {} requests {} failures {}", s.active, s.requests, s.failures);

@@ -151,7 +151,8 @@ fn source(model: &Model, index: usize, source: &Source) -> Value {
 
 fn static_endpoint(endpoint: &StaticEndpoint) -> Value {
     let address = format!("{}:{}", endpoint.host, endpoint.port);
-    json!({ "address": address, "weight": endpoint.weight, "zone": endpoint.zone.as_deref() })
+    json!({ "address": address, "weight": endpoint.weight,
+        "region": endpoint.locality.region.as_deref(), "zone": endpoint.locality.zone.as_deref() })
 }
 
 fn upstreams(model: &Model) -> Value {

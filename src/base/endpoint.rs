@@ -13,10 +13,25 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Share of the traffic beside the other endpoints; at least 1, default 1.
     pub weight: u32,
-    /// The zone it stands in, where the source tells one.
+    /// The region it stands in, such as `eu`, where the source tells one.
+    pub region: Option<Arc<str>>,
+    /// The zone it stands in, such as `eu-1a`, where the source tells one.
     pub zone: Option<Arc<str>>,
+    /// Whether it takes new calls.
+    pub standing: Standing,
     /// What it speaks, where the source knows it better than the policy.
     pub protocol: Protocol,
+}
+
+/// Whether an endpoint takes new calls, as far as its source knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Standing {
+    /// It does.
+    #[default]
+    Ready,
+    /// It ends and still serves: it is used only where none is ready, as
+    /// Kubernetes does with endpoints that are serving and terminating.
+    Terminating,
 }
 
 /// The endpoints of an upstream at one moment.
@@ -54,7 +69,24 @@ pub enum Resolution {
 impl Endpoint {
     /// An endpoint of weight 1 with nothing else known of it.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, weight: 1, zone: None, protocol: Protocol::Auto }
+        Self {
+            address,
+            weight: 1,
+            region: None,
+            zone: None,
+            standing: Standing::Ready,
+            protocol: Protocol::Auto,
+        }
+    }
+}
+
+impl Standing {
+    /// The word for it in dumps.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Terminating => "terminating",
+        }
     }
 }
 
@@ -64,5 +96,29 @@ impl EndpointSet {
         endpoints.sort_by_key(|endpoint| endpoint.address);
         endpoints.dedup_by_key(|endpoint| endpoint.address);
         Self { endpoints: endpoints.into(), source, as_of }
+    }
+
+    /// Those that new calls go to: the ready ones, or where there are none those
+    /// that end.
+    pub fn usable(&self) -> impl Iterator<Item = &Endpoint> {
+        let ready = self.endpoints.iter().any(|endpoint| endpoint.standing == Standing::Ready);
+        self.endpoints.iter().filter(move |endpoint| !ready || endpoint.standing == Standing::Ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_ends_is_used_only_where_none_is_ready() {
+        let endpoint = |port, standing| Endpoint { standing, ..Endpoint::new(([127, 0, 0, 1], port).into()) };
+        let usable = |endpoints| {
+            let set = EndpointSet::new(endpoints, "static", SystemTime::UNIX_EPOCH);
+            set.usable().map(|endpoint| endpoint.address.port()).collect::<Vec<_>>()
+        };
+        use Standing::{Ready, Terminating};
+        assert_eq!(usable(vec![endpoint(1, Terminating), endpoint(2, Ready)]), [2]);
+        assert_eq!(usable(vec![endpoint(1, Terminating), endpoint(2, Terminating)]), [1, 2]);
     }
 }

@@ -16,7 +16,7 @@ pub mod readiness;
 pub mod timers;
 
 pub use address::{Authority, UpstreamName};
-pub use endpoint::{Endpoint, EndpointSet, Resolution};
+pub use endpoint::{Endpoint, EndpointSet, Resolution, Standing};
 pub use error::{ProxyError, Reason, Sent, Side};
 pub use limits::Limits;
 pub use origin::Origin;

@@ -332,7 +332,9 @@ pub struct LongEndpoint {
     /// Share of the traffic beside the other addresses.
     #[schemars(range(min = 1, max = 1000), extend("default" = 1))]
     pub weight: Option<u32>,
-    /// Where it stands.
+    /// The region it stands in.
+    pub region: Option<Word>,
+    /// The zone it stands in.
     pub zone: Option<Word>,
 }
 

@@ -171,8 +171,8 @@ pub struct StaticEndpoint {
     pub port: u16,
     /// Default 1, at most 1,000.
     pub weight: u32,
-    /// Default none.
-    pub zone: Option<Arc<str>>,
+    /// Where it stands.
+    pub locality: Locality,
 }
 
 /// `discovery: [dns: {…}]`.

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use super::answer::Answer;
 use super::dns::{Lookup, Resolver};
 use super::source::{Outlet, jittered, pause_after_failures};
-use crate::base::{Endpoint, Protocol, UpstreamName};
+use crate::base::{Endpoint, UpstreamName};
 use crate::config::model::{self, StaticEndpoint};
 
 /// The `static` source.
@@ -100,10 +100,10 @@ pub(super) fn addresses(sources: &[model::Source]) -> Vec<(SocketAddr, UpstreamN
 
 fn endpoints(entries: &[StaticEndpoint], addresses: &[Vec<IpAddr>]) -> Vec<Endpoint> {
     let endpoint = |entry: &StaticEndpoint, address: IpAddr| Endpoint {
-        address: SocketAddr::new(address, entry.port),
         weight: entry.weight.max(1),
-        zone: entry.zone.clone(),
-        protocol: Protocol::Auto,
+        region: entry.locality.region.clone(),
+        zone: entry.locality.zone.clone(),
+        ..Endpoint::new(SocketAddr::new(address, entry.port))
     };
     let each = entries.iter().zip(addresses);
     each.flat_map(|(entry, addresses)| addresses.iter().map(|ip| endpoint(entry, *ip))).collect()

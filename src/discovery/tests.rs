@@ -84,7 +84,7 @@ fn fixed(name: &str, endpoints: &[(&str, u16)]) -> Source {
         host: (*host).into(),
         port: *port,
         weight: u32::from(*port % 100).max(1),
-        zone: Some("z".into()),
+        locality: model::Locality { region: None, zone: Some("z".into()) },
     };
     let endpoints = endpoints.iter().map(endpoint).collect();
     Source::Static(BTreeMap::from([(UpstreamName::new(name), endpoints)]))

@@ -284,7 +284,7 @@ impl Upstream {
     fn update(&self, set: &EndpointSet) {
         let old = self.picker.borrow().clone();
         let known: HashMap<_, _> = old.endpoints().iter().map(|e| (e.facts.address, e)).collect();
-        let endpoints = set.endpoints.iter().map(|facts| match known.get(&facts.address) {
+        let endpoints = set.usable().map(|facts| match known.get(&facts.address) {
             Some(endpoint) if endpoint.facts == *facts => Rc::clone(endpoint),
             _ => Endpoint::new(facts.clone(), self.connects.clone()),
         });

@@ -12,6 +12,7 @@ mod errors;
 mod forwarding;
 mod grpc;
 mod harness;
+mod health;
 mod hostile_http1;
 mod hostile_http2;
 mod limits;

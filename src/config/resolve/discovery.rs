@@ -7,7 +7,7 @@ use super::{At, set};
 use crate::base::UpstreamName;
 use crate::config::expand::Environment;
 use crate::config::form;
-use crate::config::model::{Dns, Local, Source, StaticEndpoint};
+use crate::config::model::{Dns, Local, Locality, Source, StaticEndpoint};
 use crate::config::problem::Problems;
 use crate::config::{text, units};
 
@@ -76,15 +76,19 @@ fn fixed(
 }
 
 fn static_endpoint(form: &form::Endpoint) -> Option<StaticEndpoint> {
-    let (target, weight, zone) = match form {
-        form::Endpoint::Short(target) => (target, None, None),
-        form::Endpoint::Long(long) => (long.address.as_ref()?, long.weight, long.zone.as_ref()),
+    let text = |word: &Option<text::Word>| word.as_ref().map(|word| word.0.as_str().into());
+    let (target, weight, locality) = match form {
+        form::Endpoint::Short(target) => (target, None, Locality::default()),
+        form::Endpoint::Long(long) => {
+            let locality = Locality { region: text(&long.region), zone: text(&long.zone) };
+            (long.address.as_ref()?, long.weight, locality)
+        }
     };
     Some(StaticEndpoint {
         host: target.0.host.as_str().into(),
         port: target.0.port,
         weight: weight.unwrap_or(1),
-        zone: zone.map(|zone| zone.0.as_str().into()),
+        locality,
     })
 }
 

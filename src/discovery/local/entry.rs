@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Endpoint, Protocol, UpstreamName};
+use crate::base::{Endpoint, Protocol, Standing, UpstreamName};
 use crate::config::model::Service;
 
 /// The version that is written, and the newest that is read.
@@ -29,6 +29,9 @@ pub(super) struct Entry {
     pub region: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// It ends, and still serves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub terminating: bool,
     /// The sidecar's process, for people; whether it lives is told by its lock.
     pub pid: u32,
     /// When the entry was made, in seconds since 1970.
@@ -37,7 +40,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// The entry of `service` behind the sidecar that listens on `inbound`.
-    pub(super) fn new(service: &Service, inbound: SocketAddr, started: u64) -> Self {
+    pub(super) fn new(service: &Service, inbound: SocketAddr, standing: Standing, started: u64) -> Self {
         Self {
             version: VERSION,
             name: service.name.as_str().to_owned(),
@@ -46,6 +49,7 @@ impl Entry {
             tags: service.tags.iter().map(ToString::to_string).collect(),
             region: service.locality.region.as_deref().map(str::to_owned),
             zone: service.locality.zone.as_deref().map(str::to_owned),
+            terminating: standing == Standing::Terminating,
             pid: std::process::id(),
             started,
         }
@@ -78,7 +82,9 @@ impl Entry {
 
     pub(super) fn endpoint(&self) -> Endpoint {
         Endpoint {
+            region: self.region.as_deref().map(Into::into),
             zone: self.zone.as_deref().map(Into::into),
+            standing: if self.terminating { Standing::Terminating } else { Standing::Ready },
             protocol: self.protocol,
             ..Endpoint::new(self.address)
         }
@@ -103,10 +109,11 @@ mod tests {
     #[test]
     fn an_entry_is_read_as_it_was_written() {
         let model = Model::minimal("Users");
-        let entry = Entry::new(&model.service, "0.0.0.0:8702".parse().unwrap(), 7);
+        let entry = Entry::new(&model.service, "0.0.0.0:8702".parse().unwrap(), Standing::Ready, 7);
         assert_eq!(entry.address, "127.0.0.1:8702".parse().unwrap());
         assert_eq!(Entry::read(&serde_json::to_vec(&entry).unwrap()), Ok(entry));
-        let six = Entry::new(&model.service, "[::]:1".parse().unwrap(), 7);
+        let six = Entry::new(&model.service, "[::]:1".parse().unwrap(), Standing::Terminating, 7);
+        assert_eq!(six.endpoint().standing, Standing::Terminating);
         assert_eq!(six.address, "[::1]:1".parse().unwrap());
     }
 

@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 use super::entry::{ENTRY_BYTES, Entry};
 use super::folder::{Folder, Refused, own};
 use super::registry::{SUFFIX, UNFINISHED};
+use crate::base::Standing;
 use crate::config::{Model, model};
 use crate::discovery::clock;
 use crate::telemetry::{Metrics, names};
@@ -36,6 +37,7 @@ pub struct Registration {
 
 struct State {
     withdrawn: bool,
+    standing: Standing,
     inbound: SocketAddr,
     held: Vec<Held>,
     /// Folders of which a failure has been logged.
@@ -62,7 +64,14 @@ pub fn register(
     metrics: &Metrics,
 ) -> Registration {
     let gauge = metrics.gauge(&names::REGISTERED, &["local"]);
-    let state = State { withdrawn: false, inbound, held: Vec::new(), warned: Vec::new(), gauge };
+    let state = State {
+        withdrawn: false,
+        standing: Standing::Ready,
+        inbound,
+        held: Vec::new(),
+        warned: Vec::new(),
+        gauge,
+    };
     let state = Arc::new(Mutex::new(state));
     lock(&state).reconcile(&config.borrow_and_update(), clock::now());
     let task = tokio::spawn({
@@ -86,7 +95,15 @@ pub fn register(
 }
 
 impl Registration {
-    /// Takes the service out of the registry, at the beginning of a drain.
+    /// A drain begins: others come here only where they know nobody else, until
+    /// the entry is withdrawn.
+    pub fn terminate(&self, model: &Model) {
+        let mut state = lock(&self.state);
+        state.standing = Standing::Terminating;
+        state.reconcile(model, clock::now());
+    }
+
+    /// Takes the service out of the registry.
     pub fn withdraw(&self) {
         self.task.abort();
         lock(&self.state).withdraw();
@@ -108,7 +125,7 @@ impl State {
         let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(|held| {
             let started = held.entry.started;
             wanted.contains(&held.directory)
-                && held.entry == Entry::new(&model.service, self.inbound, started)
+                && held.entry == Entry::new(&model.service, self.inbound, self.standing, started)
         });
         self.held = kept.into_iter().filter(Held::stands).collect();
         for directory in &wanted {
@@ -116,9 +133,11 @@ impl State {
                 continue;
             }
             let started = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-            match Held::enter(directory, Entry::new(&model.service, self.inbound, started)) {
+            let entry = Entry::new(&model.service, self.inbound, self.standing, started);
+            match Held::enter(directory, entry) {
                 Ok(held) => {
-                    tracing::info!(directory = %directory.display(), address = %held.entry.address, "registered");
+                    let standing = self.standing.as_str();
+                    tracing::info!(directory = %directory.display(), address = %held.entry.address, standing, "registered");
                     self.warned.retain(|warned| warned != directory);
                     self.held.push(held);
                 }

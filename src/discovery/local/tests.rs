@@ -13,7 +13,7 @@ use super::entry::Entry;
 use super::folder::own;
 use super::registry::{ENTRIES, Registry};
 use super::{clock, register};
-use crate::base::{Endpoint, UpstreamName};
+use crate::base::{Endpoint, Standing, UpstreamName};
 use crate::config::{Model, model};
 use crate::telemetry::Metrics;
 
@@ -50,7 +50,7 @@ fn files(path: &Path) -> Vec<String> {
 
 /// Writes an entry that is alive as long as the file is open.
 fn entry(path: &Path, file: &str, name: &str, port: u16) -> std::fs::File {
-    let entry = Entry::new(&Model::minimal(name).service, ([127, 0, 0, 1], port).into(), 1);
+    let entry = Entry::new(&Model::minimal(name).service, ([127, 0, 0, 1], port).into(), Standing::Ready, 1);
     std::fs::write(path.join(file), serde_json::to_vec(&entry).unwrap()).unwrap();
     let file = std::fs::File::open(path.join(file)).unwrap();
     own(&file).unwrap();
@@ -328,6 +328,9 @@ async fn a_registration_heals_follows_reloads_and_can_be_withdrawn() {
     until("it follows to another folder", || files(folder.path()).is_empty()).await;
     assert_eq!(look(&moved, &["users"], clock::now()).len(), 1);
 
+    registration.terminate(&model("users", &moved));
+    assert_eq!(look(&moved, &["users"], clock::now())["users"][0].standing, Standing::Terminating);
+    assert_eq!(files(&moved).len(), 1, "in place of the earlier entry");
     registration.withdraw();
     assert_eq!(files(&moved), [""; 0]);
     assert!(registered(0));

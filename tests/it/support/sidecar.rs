@@ -8,7 +8,7 @@ use pillion::app::{Addresses, App, Options};
 use pillion::base::readiness::State;
 use pillion::base::{Protocol, UpstreamName};
 use pillion::config::Model;
-use pillion::config::model::{RoutePolicy, Source, StaticEndpoint, Upstream};
+use pillion::config::model::{Locality, RoutePolicy, Source, StaticEndpoint, Upstream};
 
 use super::client;
 use super::server::until;
@@ -99,7 +99,12 @@ impl Setup {
 }
 
 pub fn endpoint(address: SocketAddr) -> StaticEndpoint {
-    StaticEndpoint { host: address.ip().to_string().into(), port: address.port(), weight: 1, zone: None }
+    StaticEndpoint {
+        host: address.ip().to_string().into(),
+        port: address.port(),
+        weight: 1,
+        locality: Locality::default(),
+    }
 }
 
 impl Sidecar {

@@ -1,0 +1,3 @@
+//! Which endpoints take calls, and which do not.
+
+mod drain;
