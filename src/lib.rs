@@ -4,6 +4,7 @@ pub mod admin;
 pub mod app;
 pub mod base;
 pub mod cli;
+pub mod clients;
 pub mod codec;
 pub mod config;
 pub mod dev;

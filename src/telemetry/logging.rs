@@ -106,7 +106,14 @@ fn parse(text: &str) -> Result<EnvFilter, LevelError> {
             return Err(malformed(format!("`{word}` is not one of off, error, warn, info, debug, trace")));
         }
     }
-    EnvFilter::builder().parse(text).map_err(|error| malformed(error.to_string()))
+    // These two tell of each request of theirs as an event, and of each that
+    // fails as an error. Who asks for them by name has them.
+    let quiet: String = ["consulrs", "rustify"]
+        .iter()
+        .filter(|name| !text.contains(*name))
+        .map(|name| format!(",{name}=off"))
+        .collect();
+    EnvFilter::builder().parse(format!("{text}{quiet}")).map_err(|error| malformed(error.to_string()))
 }
 
 impl fmt::Display for LevelError {

@@ -4,6 +4,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod dependencies;
 mod examples;
 mod files;
 mod imports;
