@@ -13,14 +13,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{AdminState, EndpointStats};
-use crate::base::{Endpoint, EndpointSet, Resolution, Standing, UpstreamName};
+use crate::base::directory::Known;
+use crate::base::{Endpoint, EndpointSet, Resolution, Said, Standing, Told, Trail, UpstreamName};
 
 #[derive(Deserialize)]
 pub(super) struct Wanted {
     format: Option<String>,
 }
 
-type Upstreams = Vec<(UpstreamName, Resolution)>;
 type Stats = HashMap<(UpstreamName, SocketAddr), EndpointStats>;
 
 pub(super) async fn clusters(State(state): State<AdminState>, Query(wanted): Query<Wanted>) -> Response {
@@ -36,23 +36,68 @@ pub(super) async fn clusters(State(state): State<AdminState>, Query(wanted): Que
     }
 }
 
-fn as_json(upstreams: &Upstreams, stats: &Stats, now: SystemTime) -> Value {
-    let one = |(name, resolution): &(UpstreamName, Resolution)| match resolution {
-        Resolution::Found(set) => json!({
-            "upstream": name.as_str(),
-            "state": state_of(resolution),
-            "source": set.source,
-            "age_seconds": age(set, now),
-            "endpoints": set.endpoints.iter().map(|e| endpoint(e, of(stats, name, e))).collect::<Vec<_>>(),
-        }),
-        _ => json!({
-            "upstream": name.as_str(),
-            "state": state_of(resolution),
-            "why": why(resolution),
-            "endpoints": [],
-        }),
+fn as_json(upstreams: &[Known], stats: &Stats, now: SystemTime) -> Value {
+    let one = |Known { name, resolution, trail }: &Known| {
+        let mut shown = match resolution {
+            Resolution::Found(set) => json!({
+                "source": set.source,
+                "age_seconds": age(set, trail, now),
+                "kept": kept(trail).map(|(_, why)| why),
+                "endpoints":
+                    set.endpoints.iter().map(|e| endpoint(e, of(stats, name, e))).collect::<Vec<_>>(),
+            }),
+            _ => json!({ "why": why(resolution), "endpoints": [] }),
+        };
+        shown["upstream"] = name.as_str().into();
+        shown["state"] = state_of(resolution).into();
+        shown["chain"] = trail.told.iter().map(|told| link(told, now)).collect();
+        shown
     };
     json!({ "upstreams": upstreams.iter().map(one).collect::<Vec<_>>() })
+}
+
+/// What one source said.
+fn link(told: &Told, now: SystemTime) -> Value {
+    let mut shown = json!({ "source": told.source, "said": word(&told.said) });
+    match &told.said {
+        Said::Found(number) => shown["endpoints"] = (*number).into(),
+        Said::Failed(why) => shown["why"] = (&**why).into(),
+        _ => {}
+    }
+    // An answer that is watched counts as said again all the time.
+    let said = told.at.map(|at| match told.said {
+        Said::Failed(_) => at,
+        _ => told.confirmed.since(at, now),
+    });
+    if let Some(at) = said {
+        shown["age_seconds"] = seconds_since(at, now).into();
+    }
+    if let (false, Some(at)) = (matches!(told.said, Said::Found(_)), told.named_at) {
+        shown["named_endpoints_seconds_ago"] = seconds_since(at, now).into();
+    }
+    if let Some(until) = told.kept_until {
+        shown["kept_for_seconds"] = until.duration_since(now).unwrap_or_default().as_secs().into();
+    }
+    shown
+}
+
+fn word(said: &Said) -> &'static str {
+    match said {
+        Said::NotAsked => "not_asked",
+        Said::Asked => "asked",
+        Said::Found(_) => "found",
+        Said::Empty => "empty",
+        Said::Unknown => "unknown",
+        Said::Failed(_) => "failed",
+    }
+}
+
+/// The source whose endpoints are in use although it does not name them now,
+/// and what it says instead.
+fn kept(trail: &Trail) -> Option<(&Told, &'static str)> {
+    let told = trail.told.get(trail.winner?)?;
+    let taken_back = matches!(told.said, Said::Empty | Said::Unknown | Said::Failed(_));
+    taken_back.then(|| (told, word(&told.said)))
 }
 
 fn endpoint(endpoint: &Endpoint, stats: Option<&EndpointStats>) -> Value {
@@ -71,18 +116,17 @@ fn endpoint(endpoint: &Endpoint, stats: Option<&EndpointStats>) -> Value {
     })
 }
 
-fn as_text(upstreams: &Upstreams, stats: &Stats, now: SystemTime) -> String {
+fn as_text(upstreams: &[Known], stats: &Stats, now: SystemTime) -> String {
     let mut text = String::new();
-    for (name, resolution) in upstreams {
+    for Known { name, resolution, trail } in upstreams {
         match resolution {
             Resolution::Found(set) => {
-                let _ = writeln!(
-                    text,
-                    "{name}  {} by {}, {} s ago",
-                    set.endpoints.len(),
-                    set.source,
-                    age(set, now)
-                );
+                let (number, age) = (set.endpoints.len(), age(set, trail, now));
+                let _ = write!(text, "{name}  {number} by {}, {age} s ago", set.source);
+                if let Some((told, why)) = kept(trail) {
+                    let _ = write!(text, ", kept: {} says {why} now", told.source);
+                }
+                text.push('\n');
                 for endpoint in set.endpoints.iter() {
                     line(&mut text, endpoint, of(stats, name, endpoint));
                 }
@@ -128,8 +172,12 @@ fn of<'a>(stats: &'a Stats, name: &UpstreamName, endpoint: &Endpoint) -> Option<
     stats.get(&(name.clone(), endpoint.address))
 }
 
-fn age(set: &EndpointSet, now: SystemTime) -> u64 {
-    now.duration_since(set.as_of).map_or(0, |age| age.as_secs())
+fn age(set: &EndpointSet, trail: &Trail, now: SystemTime) -> u64 {
+    trail.age(now).map_or_else(|| seconds_since(set.as_of, now), |age| age.as_secs())
+}
+
+fn seconds_since(at: SystemTime, now: SystemTime) -> u64 {
+    now.duration_since(at).map_or(0, |since| since.as_secs())
 }
 
 fn state_of(resolution: &Resolution) -> &'static str {

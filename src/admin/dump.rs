@@ -15,7 +15,7 @@ use crate::base::{Origin, ProxyProtocol};
 use crate::config::Model;
 use crate::config::model::{
     Balance, HashOn, HealthQuestion, Json, Pattern, Propagator, Retry, RetryOn, Route, RoutePolicy, Segment,
-    Source, StaticEndpoint, Timeout, ValueMatch,
+    Source, StaticEndpoint, Timeout, ValueMatch, WhenEmpty,
 };
 
 pub(super) async fn config_dump(State(state): State<AdminState>) -> impl IntoResponse {
@@ -144,9 +144,20 @@ fn source(model: &Model, index: usize, source: &Source) -> Value {
             values.put("max_ttl", text(dns.max_ttl));
             values.put("timeout", text(dns.timeout));
             values.put("default_port", dns.default_port);
+            put_when_empty(&mut values, dns.when_empty);
         }
     }
     json!({ "kind": kind, "values": values.shown })
+}
+
+fn put_when_empty(values: &mut Values<'_>, when_empty: WhenEmpty) {
+    match when_empty {
+        WhenEmpty::Fail => values.put("when_empty", "fail"),
+        WhenEmpty::Keep(time) => {
+            values.put("when_empty", "keep");
+            values.put("keep_for", text(time));
+        }
+    }
 }
 
 fn static_endpoint(endpoint: &StaticEndpoint) -> Value {

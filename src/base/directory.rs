@@ -16,7 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{Resolution, UpstreamName};
+use super::{Resolution, Trail, UpstreamName};
 
 /// How many upstreams one sidecar follows at once, those of the policy
 /// included. A caller who asks for one more gets `overload`; what the policy
@@ -43,7 +43,7 @@ struct Addresses {
     news: Notify,
 }
 
-type Entries = HashMap<UpstreamName, watch::Sender<Resolution>>;
+type Entries = HashMap<UpstreamName, Subscription>;
 
 /// A name that somebody asked for, and where discovery writes what it finds.
 ///
@@ -55,6 +55,19 @@ pub struct Subscription {
     pub name: UpstreamName,
     /// Written by discovery alone.
     pub sender: watch::Sender<Resolution>,
+    /// The same: how it came to that, for people.
+    pub trail: Arc<Mutex<Trail>>,
+}
+
+/// A name that somebody asked for, as it is shown.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The upstream.
+    pub name: UpstreamName,
+    /// What is known of it.
+    pub resolution: Resolution,
+    /// Who said what.
+    pub trail: Trail,
 }
 
 /// The table holds [`MAX_UPSTREAMS`] names already.
@@ -86,13 +99,14 @@ impl Directory {
     }
 
     fn subscribe(&self, entries: &mut Entries, name: &UpstreamName) -> watch::Receiver<Resolution> {
-        if let Some(sender) = entries.get(name) {
-            return sender.subscribe();
+        if let Some(entry) = entries.get(name) {
+            return entry.sender.subscribe();
         }
         let (sender, receiver) = watch::channel(Resolution::Pending);
-        entries.insert(name.clone(), sender.clone());
+        let subscription = Subscription { name: name.clone(), sender, trail: Arc::default() };
+        entries.insert(name.clone(), subscription.clone());
         // A closed channel means that discovery has ended with the process.
-        let _ = self.wanted.send(Subscription { name: name.clone(), sender });
+        let _ = self.wanted.send(subscription);
         receiver
     }
 
@@ -101,7 +115,7 @@ impl Directory {
     pub fn forget(&self, name: &UpstreamName) -> bool {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         match entries.get(name) {
-            Some(sender) if sender.is_closed() => entries.remove(name).is_some(),
+            Some(entry) if entry.sender.is_closed() => entries.remove(name).is_some(),
             Some(_) => false,
             None => true,
         }
@@ -147,9 +161,9 @@ impl Directory {
         for (address, name) in self.addresses.written.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             add(*address, name);
         }
-        for (name, sender) in self.entries.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (name, entry) in self.entries.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             // A literal address names nothing.
-            if let Resolution::Found(set) = &*sender.borrow()
+            if let Resolution::Found(set) = &*entry.sender.borrow()
                 && name.as_literal(0).is_none()
             {
                 set.endpoints.iter().for_each(|endpoint| add(endpoint.address, name));
@@ -159,12 +173,16 @@ impl Directory {
     }
 
     /// Every name with what is known of it, sorted by name.
-    pub fn dump(&self) -> Vec<(UpstreamName, Resolution)> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> =
-            entries.iter().map(|(name, sender)| (name.clone(), sender.borrow().clone())).collect();
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        all
+    pub fn dump(&self) -> Vec<Known> {
+        let mut entries: Vec<Subscription> =
+            self.entries.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let known = |Subscription { name, sender, trail }| Known {
+            name,
+            resolution: sender.borrow().clone(),
+            trail: trail.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        };
+        entries.into_iter().map(known).collect()
     }
 }
 

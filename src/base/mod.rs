@@ -14,6 +14,7 @@ pub mod protocol;
 pub mod proxy_protocol;
 pub mod readiness;
 pub mod timers;
+pub mod trail;
 
 pub use address::{Authority, UpstreamName};
 pub use endpoint::{Endpoint, EndpointSet, Resolution, Standing};
@@ -22,3 +23,4 @@ pub use limits::Limits;
 pub use origin::Origin;
 pub use protocol::Protocol;
 pub use proxy_protocol::{Network, ProxyProtocol};
+pub use trail::{Confirmed, Said, Told, Trail, Watched};

@@ -6,17 +6,15 @@
 //! missing was reported by the check of the shape, and the rest is still read.
 
 mod policy;
-
-use std::collections::BTreeMap;
+mod source;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::text::{
-    Bind, GrpcService, Network, Pause, Server, ServiceName, Size, Span, Target, UrlPath, Word,
-};
+use super::text::{Bind, GrpcService, Network, Pause, ServiceName, Size, Span, UrlPath, Word};
 
 pub use policy::*;
+pub use source::*;
 
 /// `pillion.yaml`: the sidecar.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -284,79 +282,6 @@ pub enum Egress {
     /// What a policy names in `to:`, and what a source of discovery other than
     /// DNS knows.
     RegisteredOnly,
-}
-
-/// One place where services are looked up; exactly one of the keys.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
-pub struct Source {
-    /// The sidecars on this machine.
-    pub local: Option<Local>,
-    /// Addresses that are written here, by the name of the service.
-    #[serde(rename = "static")]
-    pub fixed: Option<BTreeMap<String, Vec<Endpoint>>>,
-    /// The domain name system.
-    pub dns: Option<Dns>,
-}
-
-/// The sidecars on this machine.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Local {
-    /// Where they meet. Default: `pillion` in `$XDG_RUNTIME_DIR`, else
-    /// `/tmp/pillion-<user id>`.
-    pub directory: Option<Word>,
-    /// Whether to enter the fronted service.
-    #[schemars(extend("default" = true))]
-    pub register: Option<bool>,
-}
-
-/// One address of a service.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum Endpoint {
-    /// An IP address or a name, with a port.
-    Short(Target),
-    /// An address with more.
-    Long(LongEndpoint),
-}
-
-/// An address with more.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(extend("required" = ["address"]))]
-pub struct LongEndpoint {
-    /// An IP address or a name, with a port.
-    pub address: Option<Target>,
-    /// Share of the traffic beside the other addresses.
-    #[schemars(range(min = 1, max = 1000), extend("default" = 1))]
-    pub weight: Option<u32>,
-    /// The region it stands in.
-    pub region: Option<Word>,
-    /// The zone it stands in.
-    pub zone: Option<Word>,
-}
-
-/// The domain name system.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Dns {
-    /// Servers to ask instead of those of `/etc/resolv.conf`.
-    #[schemars(extend("default" = []))]
-    pub servers: Option<Vec<Server>>,
-    /// Answers live at least this long.
-    #[schemars(extend("default" = "1s"))]
-    pub min_ttl: Option<Pause>,
-    /// Answers live at most this long.
-    #[schemars(extend("default" = "1m"))]
-    pub max_ttl: Option<Span>,
-    /// For one question.
-    #[schemars(extend("default" = "2s"))]
-    pub timeout: Option<Span>,
-    /// The port of a service whose name carries none.
-    #[schemars(range(min = 1, max = 65535), extend("default" = 80))]
-    pub default_port: Option<u16>,
 }
 
 /// Metrics, traces, logs.

@@ -6,11 +6,11 @@
 //! `resolve.rs`. Where each value was written stands in [`Model::sources`].
 
 mod json;
+mod source;
 mod upstream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use http::Method;
 use http::header::HeaderName;
 
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
+pub use self::source::{Dns, KEEP_FOR, Local, Source, StaticEndpoint, WhenEmpty};
 pub use self::upstream::{Connections, Upstream};
 pub use crate::base::Limits;
 use crate::base::{Network, Origin, Protocol, ProxyProtocol, UpstreamName};
@@ -140,54 +141,6 @@ pub enum Egress {
     Allow,
     /// What a policy names, and what a source of discovery other than DNS knows.
     RegisteredOnly,
-}
-
-/// One entry of `discovery`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Source {
-    /// The sidecars on this machine.
-    Local(Local),
-    /// Addresses written in the file.
-    Static(BTreeMap<UpstreamName, Vec<StaticEndpoint>>),
-    /// The domain name system.
-    Dns(Dns),
-}
-
-/// `discovery: [local: {…}]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Local {
-    /// Default `$XDG_RUNTIME_DIR/pillion`, else `/tmp/pillion-<uid>`.
-    pub directory: PathBuf,
-    /// Whether to enter the fronted service; default true.
-    pub register: bool,
-}
-
-/// One address of `discovery: [static: {…}]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StaticEndpoint {
-    /// An IP address or a name that DNS resolves.
-    pub host: Arc<str>,
-    /// 1 to 65535.
-    pub port: u16,
-    /// Default 1, at most 1,000.
-    pub weight: u32,
-    /// Where it stands.
-    pub locality: Locality,
-}
-
-/// `discovery: [dns: {…}]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Dns {
-    /// Servers to ask instead of those of `/etc/resolv.conf`.
-    pub servers: Vec<SocketAddr>,
-    /// Answers live at least this long; default 1 s.
-    pub min_ttl: Duration,
-    /// Answers live at most this long; default 60 s.
-    pub max_ttl: Duration,
-    /// For one question; default 2 s.
-    pub timeout: Duration,
-    /// The port of an upstream whose name carries none; default 80.
-    pub default_port: u16,
 }
 
 /// `telemetry`.
@@ -399,18 +352,6 @@ impl Default for Retry {
 impl Default for Telemetry {
     fn default() -> Self {
         Self { propagate: vec![Propagator::TraceContext, Propagator::Baggage] }
-    }
-}
-
-impl Default for Dns {
-    fn default() -> Self {
-        Self {
-            servers: Vec::new(),
-            min_ttl: Duration::from_secs(1),
-            max_ttl: Duration::from_secs(60),
-            timeout: Duration::from_secs(2),
-            default_port: 80,
-        }
     }
 }
 

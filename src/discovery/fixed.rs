@@ -25,6 +25,11 @@ impl Fixed {
         Self { services, dns }
     }
 
+    /// Whether all of it are addresses, which nobody needs to be asked for.
+    pub(super) fn is_written(&self) -> bool {
+        self.services.values().flatten().all(|entry| ip(entry).is_some())
+    }
+
     /// A name with a port that the file does not hold is looked for without it.
     fn entries(&self, name: &UpstreamName) -> Option<&[StaticEndpoint]> {
         let entries = self.services.get(name).or_else(|| self.services.get(name.host()))?;
@@ -72,7 +77,7 @@ impl Fixed {
 
     /// The addresses of one entry, and how long they hold; `None` for ever.
     async fn look_up(&self, entry: &StaticEndpoint) -> (Result<Vec<IpAddr>, Arc<str>>, Option<Duration>) {
-        if let Ok(address) = entry.host.trim_start_matches('[').trim_end_matches(']').parse() {
+        if let Some(address) = ip(entry) {
             return (Ok(vec![address]), None);
         }
         match self.dns.addresses(&entry.host).await {
@@ -91,11 +96,14 @@ pub(super) fn addresses(sources: &[model::Source]) -> Vec<(SocketAddr, UpstreamN
     });
     let each = services.flatten().flat_map(|(name, entries)| entries.iter().map(move |entry| (name, entry)));
     let address = |(name, entry): (&UpstreamName, &StaticEndpoint)| {
-        let host = entry.host.trim_start_matches('[').trim_end_matches(']');
-        let ip: IpAddr = host.parse().ok()?;
-        Some((SocketAddr::new(ip, entry.port), name.clone()))
+        Some((SocketAddr::new(ip(entry)?, entry.port), name.clone()))
     };
     each.filter_map(address).collect()
+}
+
+/// The host, if it is an address and no name.
+fn ip(entry: &StaticEndpoint) -> Option<IpAddr> {
+    entry.host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 fn endpoints(entries: &[StaticEndpoint], addresses: &[Vec<IpAddr>]) -> Vec<Endpoint> {

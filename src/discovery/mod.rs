@@ -9,13 +9,18 @@
 //!   know goes on to the next at once;
 //! - a source that fails changes nothing that it said before;
 //! - an empty answer, an unknown name and a failure are three things;
+//! - what a source takes back is kept as long as its `when_empty` says;
+//! - a source that is slow does not hold up the next for long;
 //! - a reload drops nothing that is known;
-//! - a name that nobody reads is let go after a minute.
+//! - a name that nobody reads is let go after a minute, and its last answer
+//!   serves again if it is asked for anew and its source fails just then.
 //!
 //! `docs/discovery.md` is the user's view.
 
 mod answer;
+mod attic;
 mod clock;
+mod counts;
 mod dns;
 mod fixed;
 mod follow;
@@ -58,6 +63,8 @@ pub struct Discovery {
 struct Setup {
     chain: source::Chain,
     default_port: u16,
+    /// What was known of names that were let go.
+    attic: Arc<attic::Attic>,
 }
 
 impl Discovery {
@@ -74,7 +81,7 @@ impl Discovery {
         let directory = self.directory.clone();
         followers.spawn(async move { directory.keep_index().await });
         followers.spawn(answered(self.directory.clone(), self.config.borrow().clone(), first_answers));
-        let counts = follow::Counts::new(self.metrics.clone());
+        let counts = counts::Counts::new(self.metrics.clone());
         let mut reloads = true;
         loop {
             tokio::select! {
@@ -105,7 +112,11 @@ impl Discovery {
 
 impl Setup {
     fn new(sources: &[crate::config::model::Source], old: &[source::Source]) -> Self {
-        Self { chain: source::chain(sources, old), default_port: source::default_port(sources) }
+        Self {
+            chain: source::chain(sources, old),
+            default_port: source::default_port(sources),
+            attic: Arc::default(),
+        }
     }
 }
 

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::dns::Resolver;
 use super::fixed::Fixed;
 use super::local::Local;
-use crate::base::UpstreamName;
-use crate::config::model;
+use crate::base::{Confirmed, UpstreamName};
+use crate::config::model::{self, WhenEmpty};
 
 /// The chain in force; cheap to clone.
 pub(super) type Chain = Arc<[Source]>;
@@ -46,6 +47,8 @@ pub(super) struct Outlet {
 pub(super) struct Feed {
     /// Which feed an answer came from.
     pub id: u64,
+    /// Since when the source is asked.
+    pub since: Instant,
     task: AbortHandle,
 }
 
@@ -99,6 +102,20 @@ impl Source {
         }
     }
 
+    /// What holds when it takes endpoints back.
+    pub(super) fn when_empty(&self) -> WhenEmpty {
+        self.made_of.0.when_empty()
+    }
+
+    /// How it stands by what it said last, as long as it says nothing else.
+    pub(super) fn confirmed(&self) -> Confirmed {
+        match &self.kind {
+            Kind::Local(local) => Confirmed::At(local.watched()),
+            Kind::Static(fixed) if fixed.is_written() => Confirmed::Always,
+            Kind::Static(_) | Kind::Dns(_) => Confirmed::WhenSaid,
+        }
+    }
+
     /// Whether both are one source, so that what one said holds for the other.
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.made_of, &other.made_of)
@@ -116,7 +133,7 @@ impl Source {
             }
             Kind::Dns(dns) => start(dns.clone(), |dns| async move { dns.follow(&name, &outlet).await }),
         };
-        Feed { id, task }
+        Feed { id, since: Instant::now(), task }
     }
 }
 

@@ -7,15 +7,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::counts::Counts;
 use super::dns::server::{Reply, Server};
-use super::follow::Counts;
 use super::local::tests::{child, folder};
 use super::{Discovery, register};
 use crate::base::directory::{Directory, MAX_UPSTREAMS};
 use crate::base::readiness::{Readiness, State};
-use crate::base::{Protocol, Resolution, UpstreamName};
+use crate::base::{Protocol, Resolution, Said, UpstreamName};
 use crate::config::Model;
-use crate::config::model::{self, Source, StaticEndpoint, Upstream};
+use crate::config::model::{self, Source, StaticEndpoint, Upstream, WhenEmpty};
 use crate::telemetry::Metrics;
 
 /// Discovery that runs, and what a worker would see of it.
@@ -77,6 +77,20 @@ fn dns(server: &Server) -> Source {
         min_ttl,
         ..model::Dns::default()
     })
+}
+
+fn with(source: Source, edit: impl FnOnce(&mut model::Dns)) -> Source {
+    let Source::Dns(mut dns) = source else { panic!("this is no dns") };
+    edit(&mut dns);
+    Source::Dns(dns)
+}
+
+async fn eventually(what: &str, met: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !met() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn fixed(name: &str, endpoints: &[(&str, u16)]) -> Source {
@@ -204,6 +218,92 @@ async fn the_last_good_answer_outlives_the_source() {
 }
 
 #[tokio::test]
+async fn what_a_source_takes_back_is_kept_for_a_while_or_not_at_all() {
+    let server = Server::start().await;
+    for reply in [Reply::NoData, Reply::NoSuchName(0)] {
+        let (word, gone) = match reply {
+            Reply::NoData => ("empty", "empty dns"),
+            _ => ("unknown", "Unknown"),
+        };
+        for when_empty in [WhenEmpty::Keep(Duration::from_millis(1200)), WhenEmpty::Fail] {
+            server.addresses("users.", 0, &["10.0.0.1"]);
+            let running = start(model(vec![with(dns(&server), |dns| dns.when_empty = when_empty)]));
+            let mut users = running.watch("users");
+            until(&mut users, "dns 10.0.0.1:80").await;
+            server.both("users.", &reply);
+            let took = until(&mut users, gone).await;
+            let kept = format!("pillion_discovery_kept_upstreams{{source=\"dns\",why=\"{word}\"}}");
+            if when_empty == WhenEmpty::Fail {
+                assert!(took < Duration::from_secs(1), "{took:?} {gone}");
+                assert_eq!(running.metric(&kept), None);
+            } else {
+                assert!(took > Duration::from_millis(1100), "{took:?} {gone}");
+                assert_eq!(running.metric(&kept), Some(0.0), "it was counted");
+            }
+            server.addresses("users.", 0, &["10.0.0.2"]);
+            until(&mut users, "dns 10.0.0.2:80").await;
+            running.stop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lie_that_passes_harms_nothing_and_is_shown() {
+    let server = Server::start().await;
+    server.addresses("users.", 0, &["10.0.0.1"]);
+    let running = start(model(vec![dns(&server), fixed("other", &[("10.0.0.2", 2)])]));
+    let mut users = running.watch("users");
+    until(&mut users, "dns 10.0.0.1:80").await;
+    users.mark_unchanged();
+    server.both("users.", &Reply::NoSuchName(0));
+    let trail = || running.directory.dump().remove(0).trail;
+    let said = || trail().told.into_iter().map(|told| told.said).collect::<Vec<_>>();
+    eventually("the lie is seen", || said() == [Said::Unknown, Said::Unknown]).await;
+    let told = trail().told.remove(0);
+    assert!(told.kept_until.is_some() && told.named_at < told.at, "{told:?}");
+    assert_eq!(running.metric("pillion_discovery_kept_upstreams{source=\"dns\",why=\"unknown\"}"), Some(1.0));
+    server.addresses("users.", 0, &["10.0.0.1"]);
+    eventually("it says the truth again", || said() == [Said::Found(1), Said::NotAsked]).await;
+    assert_eq!(running.metric("pillion_discovery_kept_upstreams{source=\"dns\",why=\"unknown\"}"), Some(0.0));
+    assert!(!users.has_changed().unwrap(), "no reader was woken");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_source_does_not_hold_up_the_next_for_long() {
+    let server = Server::start().await;
+    server.both("users.", &Reply::Silence);
+    let slow = with(dns(&server), |dns| dns.timeout = Duration::from_secs(60));
+    let running = start(model(vec![slow, fixed("users", &[("10.0.0.1", 1)])]));
+    let start = tokio::time::Instant::now();
+    until(&mut running.watch("users"), "static 10.0.0.1:1").await;
+    assert_eq!(start.elapsed().as_millis() / 100, 25);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_known_of_a_name_that_was_let_go_serves_while_its_source_is_down() {
+    let server = Server::start().await;
+    server.addresses("users.", 60, &["10.0.0.1"]);
+    let running = start(model(vec![dns(&server)]));
+    let mut users = running.watch("users");
+    until(&mut users, "dns 10.0.0.1:80").await;
+    drop(users);
+    server.both("users.", &Reply::Silence);
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(75)).await;
+    assert!(running.directory.dump().is_empty(), "it was let go");
+    let mut again = running.watch("users");
+    until(&mut again, "dns 10.0.0.1:80").await;
+    let asked = server.names().len();
+    server.addresses("users.", 60, &["10.0.0.2"]);
+    tokio::time::resume();
+    until(&mut again, "dns 10.0.0.2:80").await;
+    assert!(server.names().len() >= asked);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn unknown_empty_and_failed_are_told_apart() {
     let server = Server::start().await;
     server.both("empty.", &Reply::NoData);
@@ -293,7 +393,8 @@ async fn a_name_that_nobody_reads_is_let_go_and_found_again() {
     until(&mut unused, "static 10.0.0.1:1").await;
     let gauge = "pillion_endpoints{upstream=\"users:2\",source=\"static\"}";
     assert_eq!(running.metric(gauge), Some(1.0));
-    let known = || running.directory.dump().into_iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
+    let known =
+        || running.directory.dump().into_iter().map(|known| known.name.to_string()).collect::<Vec<_>>();
     drop(unused);
     tokio::time::sleep(Duration::from_secs(50)).await;
     assert_eq!(known(), ["users", "users:2"], "not before a minute has passed");
@@ -347,8 +448,8 @@ async fn ready_after_five_seconds_in_any_case() {
 fn made_up_names_make_no_series_without_end() {
     let counts = Counts::new(Metrics::new());
     for index in 0..MAX_UPSTREAMS {
-        assert!(counts.gauge(&UpstreamName::new(&format!("s{index}")), "dns").is_some());
+        assert!(counts.gauges(&UpstreamName::new(&format!("s{index}")), "dns").is_some());
     }
-    assert!(counts.gauge(&UpstreamName::new("one-more"), "dns").is_none());
-    assert!(counts.gauge(&UpstreamName::new("s7"), "local").is_some(), "those that have one keep it");
+    assert!(counts.gauges(&UpstreamName::new("one-more"), "dns").is_none());
+    assert!(counts.gauges(&UpstreamName::new("s7"), "local").is_some(), "those that have one keep it");
 }

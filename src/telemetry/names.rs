@@ -95,6 +95,12 @@ names! {
     /// Discovery's questions.
     DISCOVERY_UPDATES = Counter "pillion_discovery_updates_total" ["source", "result"]
         "Answers of a source of discovery: changed, same, empty, unknown, failed.";
+    /// The age of what is in use.
+    DISCOVERY_AGE = Gauge "pillion_discovery_age_seconds" ["upstream", "source"]
+        "Time since the source of an upstream's endpoints named them for the last time, looked at every 5 s.";
+    /// What is used although its source says otherwise.
+    DISCOVERY_KEPT = Gauge "pillion_discovery_kept_upstreams" ["source", "why"]
+        "Upstreams whose endpoints are used although their source does not name them now: failed, empty, unknown.";
     /// Registration of the service.
     REGISTERED = Gauge "pillion_registered" ["source"]
         "1 while the service is entered in this source of discovery.";

@@ -24,6 +24,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(5);
 pub const FIXED: &str = "fixed";
 /// How long an upstream is kept that nobody calls.
 const UNUSED: Duration = Duration::from_secs(300);
+/// The same, where no source knows it: names that callers make up.
+const UNKNOWN: Duration = Duration::from_secs(30);
 
 /// The upstreams of one worker.
 pub struct Table {
@@ -109,7 +111,8 @@ impl Table {
             upstream.picker.borrow().endpoints().iter().for_each(|endpoint| endpoint.sweep(now));
             let used = upstream.last_used.get().get_or_insert(now).to_owned();
             upstream.last_used.set(Some(used));
-            Rc::strong_count(upstream) > 1 || keep(name) || now.saturating_duration_since(used) < UNUSED
+            let limit = if upstream.known() == Some(None) { UNKNOWN } else { UNUSED };
+            Rc::strong_count(upstream) > 1 || keep(name) || now.saturating_duration_since(used) < limit
         });
     }
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{At, set};
 use crate::base::UpstreamName;
 use crate::config::expand::Environment;
 use crate::config::form;
-use crate::config::model::{Dns, Local, Locality, Source, StaticEndpoint};
+use crate::config::model::{Dns, KEEP_FOR, Local, Locality, Source, StaticEndpoint, WhenEmpty};
 use crate::config::problem::Problems;
 use crate::config::{text, units};
 
@@ -104,7 +105,30 @@ fn dns(form: &form::Dns, at: At<'_>, problems: &mut Problems) -> Dns {
         let (min, max) = (units::show(dns.min_ttl), units::show(dns.max_ttl));
         problems.push(at.key(key).problem(format!("`min_ttl` ({min}) is longer than `max_ttl` ({max})")));
     }
+    dns.when_empty =
+        when_empty((form.when_empty, form.keep_for.as_ref().map(|d| d.0)), dns.when_empty, at, problems);
     dns
+}
+
+/// What `when_empty` and `keep_for` say, or `default` where both are missing.
+fn when_empty(
+    form: (Option<form::WhenEmpty>, Option<Duration>),
+    default: WhenEmpty,
+    at: At<'_>,
+    problems: &mut Problems,
+) -> WhenEmpty {
+    match (form, default) {
+        ((None, None), default) => default,
+        ((Some(form::WhenEmpty::Keep), time), _) | ((None, time), WhenEmpty::Keep(_)) => {
+            WhenEmpty::Keep(time.unwrap_or(KEEP_FOR))
+        }
+        ((Some(form::WhenEmpty::Fail), None), _) => WhenEmpty::Fail,
+        ((_, Some(_)), _) => {
+            let message = "`keep_for` is for `when_empty: keep`: with `fail` nothing is kept";
+            problems.push(at.key("keep_for").problem(message));
+            WhenEmpty::Fail
+        }
+    }
 }
 
 /// Where the sidecars of this machine meet, unless the file says otherwise.

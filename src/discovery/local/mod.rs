@@ -23,7 +23,7 @@ use self::registry::Registry;
 use super::answer::Answer;
 use super::clock;
 use super::source::Outlet;
-use crate::base::{Endpoint, UpstreamName};
+use crate::base::{Endpoint, UpstreamName, Watched};
 
 pub use self::registration::{Registration, register};
 
@@ -43,6 +43,8 @@ struct Shared {
     wanted: Mutex<HashMap<UpstreamName, watch::Sender<Option<Answer>>>>,
     /// A name is wanted that was not before, or the folder changed.
     news: Arc<Notify>,
+    /// When the folder was looked at last and could be read.
+    watched: Watched,
 }
 
 /// The watch on the folder.
@@ -55,9 +57,19 @@ struct Eye {
 impl Local {
     /// Must be called within a runtime.
     pub(super) fn new(directory: PathBuf) -> Self {
-        let shared = Arc::new(Shared { directory, wanted: Mutex::default(), news: Arc::default() });
+        let shared = Arc::new(Shared {
+            directory,
+            wanted: Mutex::default(),
+            news: Arc::default(),
+            watched: Watched::default(),
+        });
         let task = tokio::spawn(look_on(shared.clone())).abort_handle();
         Self { shared, task }
+    }
+
+    /// When its answers were seen to be true for the last time.
+    pub(super) fn watched(&self) -> Watched {
+        self.shared.watched.clone()
     }
 
     /// Tells who serves `name`, at once and whenever that changes.
@@ -145,6 +157,9 @@ async fn look_on(shared: Arc<Shared>) {
                 Err(_) => return,
             },
         };
+        if found.is_ok() {
+            shared.watched.confirm(clock::now());
+        }
         shared.publish(&found);
         // A folder that was made anew needs a new watch; a watch that can't be
         // had is not asked for again.
