@@ -11,6 +11,7 @@ import os
 
 import aio_pika
 from kafka import KafkaConsumer, KafkaProducer
+from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -56,9 +57,21 @@ async def take_users(queue):
                 await asyncio.sleep(0 if isinstance(error, RuntimeError) else PAUSE)
 
 
+def make_topics(brokers):
+    """kafka-python 3.0 may wait for ever for a topic that is made while it joins its group."""
+    admin = KafkaAdminClient(bootstrap_servers=brokers)
+    try:
+        # Both may be there already.
+        admin.create_topics(["orders", "gifts"], raise_errors=False)
+        admin.wait_for_topics(["orders", "gifts"])
+    finally:
+        admin.close()
+
+
 async def take_orders():
     """Chooses a gift for each order; kafka-python blocks, so it has a thread."""
     brokers = os.environ["KAFKA_BROKERS"]
+    await asyncio.to_thread(make_topics, brokers)
     consumer = await asyncio.to_thread(
         KafkaConsumer,
         "orders",
