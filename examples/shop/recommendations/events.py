@@ -58,10 +58,9 @@ async def take_users(queue):
 
 
 def make_topics(brokers):
-    """kafka-python 3.0 may wait for ever for a topic that is made while it joins its group."""
+    """Both may be there already."""
     admin = KafkaAdminClient(bootstrap_servers=brokers)
     try:
-        # Both may be there already.
         admin.create_topics(["orders", "gifts"], raise_errors=False)
         admin.wait_for_topics(["orders", "gifts"])
     finally:
@@ -81,6 +80,9 @@ async def take_orders():
         auto_offset_reset="earliest",
         metadata_max_age_ms=1000,
     )
+    # kafka-python 3.0 waits for ever for a topic that it hears of while it joins the group.
+    while not await asyncio.to_thread(consumer.partitions_for_topic, "orders"):
+        await asyncio.sleep(PAUSE)
     producer = await asyncio.to_thread(KafkaProducer, bootstrap_servers=brokers, acks="all", linger_ms=2)
     while True:
         batches = await asyncio.to_thread(consumer.poll, timeout_ms=200)
