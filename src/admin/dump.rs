@@ -14,8 +14,8 @@ use super::AdminState;
 use crate::base::{Origin, ProxyProtocol};
 use crate::config::Model;
 use crate::config::model::{
-    Balance, HashOn, HealthQuestion, Json, Pattern, Propagator, Retry, RetryOn, Route, RoutePolicy, Segment,
-    Source, StaticEndpoint, Timeout, ValueMatch, WhenEmpty,
+    Balance, Consul, ConsulToken, HashOn, HealthQuestion, Json, Pattern, Propagator, Retry, RetryOn, Route,
+    RoutePolicy, Segment, Source, StaticEndpoint, Timeout, ValueMatch, WhenEmpty,
 };
 
 pub(super) async fn config_dump(State(state): State<AdminState>) -> impl IntoResponse {
@@ -125,6 +125,7 @@ fn source(model: &Model, index: usize, source: &Source) -> Value {
     let kind = match source {
         Source::Local(_) => "local",
         Source::Static(_) => "static",
+        Source::Consul(_) => "consul",
         Source::Dns(_) => "dns",
     };
     let mut values = Values::new(model, &format!("discovery[{index}].{kind}."));
@@ -138,6 +139,7 @@ fn source(model: &Model, index: usize, source: &Source) -> Value {
                 values.put(name.as_str(), endpoints.iter().map(static_endpoint).collect::<Vec<_>>());
             }
         }
+        Source::Consul(consul) => self::consul(&mut values, consul),
         Source::Dns(dns) => {
             values.put("servers", dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>());
             values.put("min_ttl", text(dns.min_ttl));
@@ -158,6 +160,42 @@ fn put_when_empty(values: &mut Values<'_>, when_empty: WhenEmpty) {
             values.put("keep_for", text(time));
         }
     }
+}
+
+/// All but the token.
+fn consul(values: &mut Values<'_>, consul: &Consul) {
+    let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    values.put("address", &*consul.address);
+    values.put("token", matches!(consul.token, ConsulToken::Text(_)).then_some("(not shown)"));
+    if let ConsulToken::File(file) = &consul.token {
+        values.put("token_file", file.display().to_string());
+    }
+    values.put("tls.ca_file", path(&consul.tls.ca_file));
+    values.put("tls.cert_file", path(&consul.tls.cert_file));
+    values.put("tls.key_file", path(&consul.tls.key_file));
+    values.put("tls.server_name", consul.tls.server_name.as_deref());
+    values.put("datacenter", consul.datacenter.as_deref());
+    values.put("namespace", consul.namespace.as_deref());
+    let instances = &consul.instances;
+    values.put("tags", instances.tags.iter().map(|tag| &**tag).collect::<Vec<_>>());
+    values.put(
+        "metadata",
+        instances.metadata.iter().map(|(k, v)| (k.to_string(), json!(**v))).collect::<Map<_, _>>(),
+    );
+    values.put("filter", instances.filter.as_deref());
+    values.put("near", instances.near.as_deref());
+    values.put("limit", instances.limit);
+    values.put("only_passing", instances.only_passing);
+    values.put(
+        "queries",
+        consul.queries.iter().map(|(k, v)| (k.to_string(), json!(**v))).collect::<Map<_, _>>(),
+    );
+    values.put("query_interval", text(consul.query_interval));
+    values.put("consistency", consul.consistency.as_str());
+    values.put("wait", text(consul.wait));
+    values.put("keep_lost", text(consul.keep_lost));
+    values.put("connections", consul.connections);
+    put_when_empty(values, consul.when_empty);
 }
 
 fn static_endpoint(endpoint: &StaticEndpoint) -> Value {

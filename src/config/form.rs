@@ -5,6 +5,7 @@
 //! Every key is optional here, also those that the schema requires: what is
 //! missing was reported by the check of the shape, and the rest is still read.
 
+mod consul;
 mod policy;
 mod source;
 
@@ -13,6 +14,7 @@ use serde::Deserialize;
 
 use super::text::{Bind, GrpcService, Network, Pause, ServiceName, Size, Span, UrlPath, Word};
 
+pub use consul::*;
 pub use policy::*;
 pub use source::*;
 

@@ -5,6 +5,7 @@
 //! The file's own shape is in `form.rs`; the way from there to here is
 //! `resolve.rs`. Where each value was written stands in [`Model::sources`].
 
+mod consul;
 mod json;
 mod source;
 mod upstream;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use http::Method;
 use http::header::HeaderName;
 
+pub use self::consul::{Consistency, Consul, ConsulInstances, ConsulTls, ConsulToken};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
 pub use self::source::{Dns, KEEP_FOR, Local, Source, StaticEndpoint, WhenEmpty};
 pub use self::upstream::{Connections, Upstream};

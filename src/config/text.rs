@@ -96,6 +96,8 @@ formats! {
     UrlPath(String) = "pillion-path" "a path such as `/health`" r"^/|\$\{" path;
     /// A service of gRPC, or all of them.
     GrpcService(String) = "pillion-grpc-service" "a service of gRPC such as `shop.v1.Users`, or `\"\"` for the server as a whole" r"^[A-Za-z0-9_.]*$|\$\{" grpc_service;
+    /// Where Consul is.
+    ConsulAddress(String) = "pillion-consul" "an address such as `http://127.0.0.1:8500`" r"^.+$" consul_address;
     /// A word that is not empty.
     Word(String) = "pillion-word" "text" r"^.+$" word;
     /// The name of a header field.
@@ -158,6 +160,27 @@ fn upstream(text: &str) -> Result<UpstreamName, String> {
     match Authority::parse(text).filter(|_| text.len() <= 259) {
         Some(_) => Ok(UpstreamName::new(text)),
         None => Err(format!("`{text}` is no name of a service: write it like `users` or `users:8080`")),
+    }
+}
+
+/// A URL without a path, with `http://` where no scheme is written.
+pub fn consul_address(text: &str) -> Result<String, String> {
+    let wrong = || format!("`{text}` is no address: write it like `http://127.0.0.1:8500`");
+    if let Some(path) = text.strip_prefix("unix://") {
+        return match path.starts_with('/') && !path.chars().any(char::is_control) {
+            true => Ok(text.to_owned()),
+            false => Err(format!("`{text}` is no socket: write it like `unix:///run/consul.sock`")),
+        };
+    }
+    let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+    if !matches!(scheme, "http" | "https") {
+        return Err(format!("`{scheme}` is none of `http`, `https`, `unix`"));
+    }
+    let host = rest.strip_suffix('/').unwrap_or(rest);
+    let authority = Authority::parse(host).ok_or_else(wrong)?;
+    match authority.port() {
+        Some(0) => Err(wrong()),
+        _ => Ok(format!("{scheme}://{host}")),
     }
 }
 

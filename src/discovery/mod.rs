@@ -20,10 +20,12 @@
 mod answer;
 mod attic;
 mod clock;
+mod consul;
 mod counts;
 mod dns;
 mod fixed;
 mod follow;
+mod fronted;
 pub mod health;
 mod local;
 mod source;

@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::answer::Answer;
+use super::consul::Consul;
 use super::dns::Resolver;
 use super::fixed::Fixed;
 use super::local::Local;
@@ -34,6 +35,7 @@ pub(super) struct Source {
 enum Kind {
     Local(Arc<Local>),
     Static(Arc<Fixed>),
+    Consul(Arc<Consul>),
     Dns(Arc<Resolver>),
 }
 
@@ -63,11 +65,11 @@ pub(super) fn chain(sources: &[model::Source], old: &[Source]) -> Chain {
     sources
         .iter()
         .map(|source| {
-            let needs_dns = matches!(source, model::Source::Static(_));
+            let needs_dns = matches!(source, model::Source::Static(_) | model::Source::Consul(_));
             let made_of = (source.clone(), dns.clone().filter(|_| needs_dns));
             match old.iter().find(|old| *old.made_of == made_of) {
                 Some(old) => old.clone(),
-                None => Source::new(made_of),
+                None => Source::new(made_of, old),
             }
         })
         .collect()
@@ -81,12 +83,20 @@ fn dns_of(sources: &[model::Source]) -> Option<model::Dns> {
 }
 
 impl Source {
-    fn new(made_of: (model::Source, Option<model::Dns>)) -> Self {
+    fn new(made_of: (model::Source, Option<model::Dns>), old: &[Self]) -> Self {
         let kind = match &made_of.0 {
             model::Source::Local(local) => Kind::Local(Arc::new(Local::new(local.directory.clone()))),
             model::Source::Static(services) => {
                 let dns = Resolver::new(made_of.1.clone().unwrap_or_default());
                 Kind::Static(Arc::new(Fixed::new(services.clone(), dns)))
+            }
+            model::Source::Consul(consul) => {
+                let before = old.iter().find_map(|old| match &old.kind {
+                    Kind::Consul(consul) => Some(&**consul),
+                    _ => None,
+                });
+                let dns = made_of.1.clone().unwrap_or_default();
+                Kind::Consul(Arc::new(Consul::new(consul, &dns, before)))
             }
             model::Source::Dns(dns) => Kind::Dns(Arc::new(Resolver::new(dns.clone()))),
         };
@@ -98,6 +108,7 @@ impl Source {
         match self.kind {
             Kind::Local(_) => "local",
             Kind::Static(_) => "static",
+            Kind::Consul(_) => "consul",
             Kind::Dns(_) => "dns",
         }
     }
@@ -112,7 +123,7 @@ impl Source {
         match &self.kind {
             Kind::Local(local) => Confirmed::At(local.watched()),
             Kind::Static(fixed) if fixed.is_written() => Confirmed::Always,
-            Kind::Static(_) | Kind::Dns(_) => Confirmed::WhenSaid,
+            Kind::Static(_) | Kind::Consul(_) | Kind::Dns(_) => Confirmed::WhenSaid,
         }
     }
 
@@ -130,6 +141,9 @@ impl Source {
             }
             Kind::Static(fixed) => {
                 start(fixed.clone(), |fixed| async move { fixed.follow(&name, &outlet).await })
+            }
+            Kind::Consul(consul) => {
+                start(consul.clone(), |consul| async move { consul.follow(&name, &outlet).await })
             }
             Kind::Dns(dns) => start(dns.clone(), |dns| async move { dns.follow(&name, &outlet).await }),
         };

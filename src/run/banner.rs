@@ -88,6 +88,7 @@ fn discovery(model: &Model) -> String {
             let more = if upstreams.len() > NAMES { ", …" } else { "" };
             format!("static ({}{more})", names.join(", "))
         }
+        Source::Consul(consul) => format!("consul ({})", consul.address),
         Source::Dns(_) => "dns".to_owned(),
     };
     let all: Vec<_> = model.discovery.iter().map(one).collect();

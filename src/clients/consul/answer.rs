@@ -72,6 +72,21 @@ impl Error {
     }
 }
 
+impl<T> Answer<T> {
+    /// The same with another value.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
+        Answer {
+            value: change(self.value),
+            index: self.index,
+            known_leader: self.known_leader,
+            last_contact: self.last_contact,
+            filtered: self.filtered,
+            dialed: self.dialed,
+            token: self.token,
+        }
+    }
+}
+
 impl Received {
     /// The answer with `value` in place of its body.
     pub(super) fn with<T>(self, value: T) -> Answer<T> {

@@ -172,20 +172,6 @@ impl Client {
     }
 }
 
-impl<T> Answer<T> {
-    fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
-        Answer {
-            value: change(self.value),
-            index: self.index,
-            known_leader: self.known_leader,
-            last_contact: self.last_contact,
-            filtered: self.filtered,
-            dialed: self.dialed,
-            token: self.token,
-        }
-    }
-}
-
 impl From<Entry> for Instance {
     fn from(entry: Entry) -> Self {
         let Entry { node, service, checks } = entry;

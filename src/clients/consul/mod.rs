@@ -21,10 +21,10 @@ mod token;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use consulrs::api::features::ConsistencyMode;
 use consulrs::api::{EndpointMiddleware, Features};
-use http::Uri;
 use rustify::endpoint::Endpoint;
 
 pub use self::agent::{Agent, Check, Probe, Registered, Service, Status, Target};
@@ -74,12 +74,19 @@ pub struct Tls {
 
 /// A blocking question: it is answered when the index has moved past `index`,
 /// or after `wait`.
+///
+/// It is only held by an agent that is known to have given that index: on a
+/// connection that was made after `heard` it is answered at once. An agent that
+/// was started again without its state would hold it for the whole of `wait`,
+/// as its own index is lower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocking {
     /// The index of the last answer, never 0.
     pub index: u64,
     /// How long Consul may hold the question; it adds up to a sixteenth.
     pub wait: Duration,
+    /// When that answer came.
+    pub heard: Instant,
 }
 
 /// A client. Cheap to clone; clones share connections. Dropping the future of a
@@ -129,11 +136,13 @@ impl Client {
             .with_middleware(&middleware)
             .request("http://consul")
             .map_err(|error| Error::Malformed(error.to_string()))?;
-        let target: Uri = request
-            .uri()
-            .path_and_query()
-            .and_then(|target| target.as_str().parse().ok())
-            .ok_or(Error::Invalid("url"))?;
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        let target = target.trim_end_matches('?');
+        let held = how.blocking.map(|blocking| (blocking.held(target), blocking.heard));
+        let held = match held {
+            Some((held, heard)) => Some((held.parse().map_err(|_| Error::Invalid("url"))?, heard)),
+            None => None,
+        };
         let mut head = http::Request::builder().method(request.method().as_str()).uri(target);
         if let Some(token) = token {
             head = head.header("x-consul-token", token);
@@ -142,7 +151,7 @@ impl Client {
             head = head.header("x-consul-namespace", namespace.clone());
         }
         let request = head.body(request.into_body()).map_err(|_| Error::Invalid("request"))?;
-        let Sent { reply, dialed } = self.shared.pool.send(request, how.limit()).await?;
+        let Sent { reply, dialed } = self.shared.pool.send(request, held, how.limit()).await?;
         Ok(Received { reply, dialed, token: generation })
     }
 
@@ -164,8 +173,16 @@ struct How {
 /// An answer that has not been read yet.
 struct Received {
     reply: Reply,
-    dialed: std::time::Instant,
+    dialed: Instant,
     token: u64,
+}
+
+impl Blocking {
+    /// The target of a question with what makes it one to be held.
+    fn held(&self, target: &str) -> String {
+        let mark = if target.contains('?') { '&' } else { '?' };
+        format!("{target}{mark}index={}&wait={}ms", self.index, self.wait.as_millis())
+    }
 }
 
 impl How {
@@ -174,12 +191,9 @@ impl How {
     }
 
     fn features(&self) -> Option<Features> {
-        use consulrs::api::features::{Blocking as Wait, ConsistencyMode};
         Some(Features {
-            blocking: self.blocking.map(|blocking| Wait {
-                index: blocking.index,
-                wait: Some(format!("{}ms", blocking.wait.as_millis())),
-            }),
+            // It depends on the connection, which is not known yet.
+            blocking: None,
             cached: None,
             filter: self.filter.clone(),
             mode: match self.read {

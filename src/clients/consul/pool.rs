@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
 
 use super::connection::{Address, Connection};
@@ -59,14 +59,23 @@ impl Pool {
         Ok(Self { address, authority, tls, configs: Configs::default(), idle: Mutex::default() })
     }
 
-    /// Sends `request`, and takes the whole answer within `limit`.
-    pub(super) async fn send(&self, request: Request<Vec<u8>>, limit: Duration) -> Result<Sent, Error> {
+    /// Sends `request`, and takes the whole answer within `limit`. Where a kept
+    /// connection turns out to have ended, it is sent once more on a new one.
+    /// `held` is its target as a question to be held, for connections that were
+    /// there at that time already.
+    pub(super) async fn send(
+        &self,
+        request: Request<Vec<u8>>,
+        held: Option<(Uri, Instant)>,
+        limit: Duration,
+    ) -> Result<Sent, Error> {
         let (head, body) = request.into_parts();
         let body = Bytes::from(body);
-        let request = || {
+        let request = |connection: &Connection| {
+            let target = held.as_ref().filter(|(_, since)| connection.dialed <= *since);
             let mut request = Request::new(Full::new(body.clone()));
             *request.method_mut() = head.method.clone();
-            *request.uri_mut() = head.uri.clone();
+            *request.uri_mut() = target.map_or(&head.uri, |(target, _)| target).clone();
             *request.headers_mut() = head.headers.clone();
             request.headers_mut().insert(header::HOST, self.authority.clone());
             request
@@ -75,13 +84,15 @@ impl Pool {
             // All that Pillion asks of Consul may be asked twice: a
             // registration, a check's state and a removal come to the same.
             if let Some(connection) = self.take() {
-                match self.ask(connection, request()).await {
+                let request = request(&connection);
+                match self.ask(connection, request).await {
                     Err(Failed { unanswered: true, .. }) => {}
                     asked => return asked.map_err(|failed| failed.error),
                 }
             }
             let connection = self.dial().await?;
-            self.ask(connection, request()).await.map_err(|failed| failed.error)
+            let request = request(&connection);
+            self.ask(connection, request).await.map_err(|failed| failed.error)
         };
         tokio::time::timeout(limit, asked).await.map_err(|_| Error::Timeout)?
     }

@@ -101,7 +101,8 @@ const ENTRIES: &str = r#"[
 #[tokio::test]
 async fn instances_come_with_what_consul_says_of_the_answer() {
     let fields = "X-Consul-Index: 42\r\nX-Consul-KnownLeader: true\r\nX-Consul-LastContact: 7\r\n";
-    let double = Double::start(vec![ok(fields, ENTRIES), ok("X-Consul-Index: 0\r\n", "null")]).await;
+    let double =
+        Double::start(vec![ok("", "[]"), ok(fields, ENTRIES), ok("X-Consul-Index: 0\r\n", "null")]).await;
     let client = double.client();
     let selection = Selection {
         filter: Some("Service.Port != 1".into()),
@@ -109,7 +110,8 @@ async fn instances_come_with_what_consul_says_of_the_answer() {
         read: Read::Stale,
         ..Selection::default()
     };
-    let blocking = Some(Blocking { index: 41, wait: Duration::from_secs(30) });
+    client.instances("users", &Selection::default(), None).await.unwrap();
+    let blocking = Some(Blocking { index: 41, wait: Duration::from_secs(30), heard: Instant::now() });
     let answer = client.instances("users", &selection, blocking).await.unwrap();
     assert_eq!((answer.index, answer.known_leader), (Some(42), true));
     assert_eq!(answer.last_contact, Some(Duration::from_millis(7)));
@@ -128,7 +130,7 @@ async fn instances_come_with_what_consul_says_of_the_answer() {
     assert_eq!(answer.index, None, "0 is no index");
     assert_eq!(*double.connections.lock().unwrap(), 1, "the connection is used again");
     let asked = double.asked();
-    let target = asked[0].lines().next().unwrap().to_owned();
+    let target = asked[1].lines().next().unwrap().to_owned();
     for part in [
         "GET /v1/health/service/users?",
         "dc=dc2",
@@ -140,8 +142,8 @@ async fn instances_come_with_what_consul_says_of_the_answer() {
     ] {
         assert!(target.contains(part), "{part} in {target}");
     }
-    assert!(asked[0].to_lowercase().contains("\r\nx-consul-token: t0ken\r\n"), "{}", asked[0]);
-    assert!(!asked[1].contains("index="), "{}", asked[1]);
+    assert!(asked[1].to_lowercase().contains("\r\nx-consul-token: t0ken\r\n"), "{}", asked[0]);
+    assert!(!asked[2].contains("index="), "{}", asked[2]);
 }
 
 #[tokio::test]
@@ -190,10 +192,14 @@ async fn a_question_that_nobody_waits_for_leaves_no_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     let client = Client::new(Options { address, ..Options::default() }).unwrap();
-    let blocking = Some(Blocking { index: 1, wait: Duration::from_secs(60) });
+    let blocking = Some(Blocking { index: 1, wait: Duration::from_secs(60), heard: Instant::now() });
     let asking = tokio::spawn(async move { client.kv("a/b", blocking).await });
     let (mut stream, _) = listener.accept().await.unwrap();
-    assert!(question(&mut stream).await.unwrap().starts_with("GET /v1/kv/a/b?"));
+    let asked = question(&mut stream).await.unwrap();
+    assert!(
+        asked.starts_with("GET /v1/kv/a/b?raw=true HTTP"),
+        "not to be held by who never gave the index: {asked}"
+    );
     asking.abort();
     assert_eq!(question(&mut stream).await, None);
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::Consul;
 use crate::config::text::{Pause, Server, Span, Target, Word};
 
 /// One place where services are looked up; exactly one of the keys.
@@ -17,6 +18,8 @@ pub struct Source {
     /// Addresses that are written here, by the name of the service.
     #[serde(rename = "static")]
     pub fixed: Option<BTreeMap<String, Vec<Endpoint>>>,
+    /// Consul, through its agent.
+    pub consul: Option<Consul>,
     /// The domain name system.
     pub dns: Option<Dns>,
 }

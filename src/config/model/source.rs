@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Locality;
+use super::{Consul, Locality};
 use crate::base::UpstreamName;
 
 /// One entry of `discovery`.
@@ -16,6 +16,8 @@ pub enum Source {
     Local(Local),
     /// Addresses written in the file.
     Static(BTreeMap<UpstreamName, Vec<StaticEndpoint>>),
+    /// Consul, through its agent.
+    Consul(Box<Consul>),
     /// The domain name system.
     Dns(Dns),
 }
@@ -78,6 +80,7 @@ impl Source {
     pub fn when_empty(&self) -> WhenEmpty {
         match self {
             Self::Local(_) | Self::Static(_) => WhenEmpty::Fail,
+            Self::Consul(consul) => consul.when_empty,
             Self::Dns(dns) => dns.when_empty,
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::consul::consul;
 use super::{At, set};
 use crate::base::UpstreamName;
 use crate::config::expand::Environment;
@@ -26,6 +27,9 @@ pub(super) fn discovery(
             form::Source { local: Some(form), .. } => ("local", Source::Local(local(form, environment))),
             form::Source { fixed: Some(form), .. } => {
                 ("static", Source::Static(fixed(form, at.key("static"), problems)))
+            }
+            form::Source { consul: Some(form), .. } => {
+                ("consul", Source::Consul(Box::new(consul(form, at.key("consul"), environment, problems))))
             }
             form::Source { dns: Some(form), .. } => ("dns", Source::Dns(dns(form, at.key("dns"), problems))),
             _ => continue,
@@ -111,7 +115,7 @@ fn dns(form: &form::Dns, at: At<'_>, problems: &mut Problems) -> Dns {
 }
 
 /// What `when_empty` and `keep_for` say, or `default` where both are missing.
-fn when_empty(
+pub(super) fn when_empty(
     form: (Option<form::WhenEmpty>, Option<Duration>),
     default: WhenEmpty,
     at: At<'_>,

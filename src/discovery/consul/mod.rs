@@ -1,0 +1,210 @@
+//! Consul as a source: one question an upstream in use, which Consul holds
+//! until something changes.
+//!
+//! What must hold:
+//!
+//! - a change is told within a second, and no upstream is asked about more than
+//!   once a second over any longer time;
+//! - what an agent says that has lost its memory, or that takes us for somebody
+//!   else, evicts nothing at once: `judge` decides that;
+//! - there are never more questions at one time than `connections`;
+//! - dropping a feed ends its question and its connection.
+
+mod entries;
+mod judge;
+mod pace;
+mod query;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use self::entries::Chosen;
+use super::answer::Answer;
+use super::dns::Resolver;
+use super::source::Outlet;
+use crate::base::directory::MAX_UPSTREAMS;
+use crate::base::{Endpoint, UpstreamName};
+use crate::clients::consul::{Client, Error, Options, Read, Selection, Tls, Token};
+use crate::config::model::{self, Consistency, ConsulToken};
+
+/// With more upstreams than connections: how long each question is held, so
+/// that all have their turn.
+const TURN: Duration = Duration::from_secs(1);
+/// Fewer questions at one time are never made out of refusals.
+const LEAST: usize = 4;
+
+/// The `consul` source.
+pub(super) struct Consul {
+    made_of: model::Consul,
+    client: Result<Client, Arc<str>>,
+    selection: Selection,
+    chosen: Chosen,
+    places: Places,
+    /// What is in force, for a source that takes the place of this one.
+    memory: Arc<Memory>,
+}
+
+/// What names had at last, with the time when that was said.
+#[derive(Default)]
+struct Memory {
+    held: Mutex<HashMap<UpstreamName, Held>>,
+}
+
+type Held = (Arc<[Endpoint]>, Instant);
+
+/// The questions that may be asked at one time.
+struct Places {
+    semaphore: Semaphore,
+    most: usize,
+    /// Places that are there now; fewer than `most` while the agent refuses.
+    now: AtomicUsize,
+    /// Upstreams that are followed.
+    followed: AtomicUsize,
+}
+
+/// How the agent of `consul` is reached.
+pub(super) fn options(consul: &model::Consul) -> Result<Options, Error> {
+    let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
+    Ok(Options {
+        address: consul.address.parse().map_err(|_| Error::Invalid("address"))?,
+        token: match &consul.token {
+            ConsulToken::None => Token::Anonymous,
+            ConsulToken::Text(text) => Token::Text(text.to_string()),
+            ConsulToken::File(path) => Token::File(path.clone()),
+        },
+        tls: Tls {
+            ca_file: consul.tls.ca_file.clone(),
+            cert_file: consul.tls.cert_file.clone(),
+            key_file: consul.tls.key_file.clone(),
+            server_name: text(&consul.tls.server_name),
+        },
+        datacenter: text(&consul.datacenter),
+        namespace: text(&consul.namespace),
+    })
+}
+
+impl Consul {
+    /// `before` is the source in whose place it comes: what that one said last
+    /// is not given up for a first answer that says nothing.
+    pub(super) fn new(consul: &model::Consul, dns: &model::Dns, before: Option<&Self>) -> Self {
+        let client = options(consul).and_then(Client::new).map_err(|error| error.to_string().into());
+        let instances = &consul.instances;
+        let selection = Selection {
+            filter: instances.filter.as_deref().map(str::to_owned),
+            near: instances.near.as_deref().map(str::to_owned),
+            limit: instances.limit,
+            read: match consul.consistency {
+                Consistency::Default => Read::Default,
+                Consistency::Stale => Read::Stale,
+                Consistency::Consistent => Read::Consistent,
+            },
+        };
+        Self {
+            client,
+            selection,
+            chosen: Chosen::new(instances.clone(), Resolver::new(dns.clone())),
+            places: Places::new(consul.connections as usize),
+            memory: before.map(|before| before.memory.clone()).unwrap_or_default(),
+            made_of: consul.clone(),
+        }
+    }
+
+    /// Tells who serves `name`, at once and whenever that changes.
+    pub(super) async fn follow(&self, name: &UpstreamName, outlet: &Outlet) {
+        let client = match &self.client {
+            Ok(client) => client,
+            Err(why) => {
+                outlet.tell(Answer::Failed(why.clone())).await;
+                return;
+            }
+        };
+        match self.made_of.queries.get(name).or_else(|| self.made_of.queries.get(name.host())) {
+            Some(query) => self.run(client, query, name, outlet).await,
+            None => self.watch(client, name, outlet).await,
+        }
+    }
+}
+
+/// The name of the service in Consul. A port is no part of it: an instance has
+/// its own. The form of Consul's DNS is understood too.
+fn service(name: &UpstreamName) -> &str {
+    name.host().strip_suffix(".service.consul").filter(|host| !host.contains('.')).unwrap_or(name.host())
+}
+
+impl Memory {
+    /// What `name` had, if that was said within `limit`.
+    fn recall(&self, name: &UpstreamName, limit: Duration) -> Option<Arc<[Endpoint]>> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.get(name).filter(|(_, then)| then.elapsed() <= limit).map(|(endpoints, _)| endpoints.clone())
+    }
+
+    fn keep(&self, name: &UpstreamName, endpoints: Arc<[Endpoint]>, limit: Duration) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.len() >= MAX_UPSTREAMS && !held.contains_key(name) {
+            held.retain(|_, (_, then)| then.elapsed() <= limit);
+        }
+        if held.len() < MAX_UPSTREAMS || held.contains_key(name) {
+            held.insert(name.clone(), (endpoints, Instant::now()));
+        }
+    }
+}
+
+impl Places {
+    fn new(most: usize) -> Self {
+        Self {
+            semaphore: Semaphore::new(most),
+            most,
+            now: AtomicUsize::new(most),
+            followed: AtomicUsize::new(0),
+        }
+    }
+
+    /// Counts one more upstream, until what it returns is dropped.
+    fn followed(&self) -> impl Drop + '_ {
+        struct One<'a>(&'a AtomicUsize);
+        impl Drop for One<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.followed.fetch_add(1, Ordering::Relaxed);
+        One(&self.followed)
+    }
+
+    /// How long a question may be held, of `wait` at most.
+    fn turn(&self, wait: Duration) -> Duration {
+        match self.followed.load(Ordering::Relaxed) > self.now.load(Ordering::Relaxed) {
+            true => wait.min(TURN),
+            false => wait,
+        }
+    }
+
+    /// Waits for a place, in turn.
+    async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        self.semaphore.acquire().await.ok()
+    }
+
+    /// The agent refuses to be asked so much at once: one place less.
+    fn shrink(&self, place: SemaphorePermit<'_>) {
+        let fewer = |now: usize| (now > LEAST.min(self.most)).then(|| now - 1);
+        if self.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_ok() {
+            place.forget();
+        }
+    }
+
+    /// Nothing was refused for a while: one place more.
+    fn grow(&self) {
+        let more = |now: usize| (now < self.most).then(|| now + 1);
+        if self.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
+            self.semaphore.add_permits(1);
+        }
+    }
+}

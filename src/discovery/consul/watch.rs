@@ -1,0 +1,143 @@
+//! One upstream, followed by questions that Consul holds until there is news.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::entries::Hosts;
+use super::judge::{Came, Judge, Judged};
+use super::pace::Pace;
+use super::{Consul, service};
+use crate::base::UpstreamName;
+use crate::clients::consul::{Answer as Said, Blocking, Client, Error, Instance};
+use crate::discovery::answer::Answer;
+use crate::discovery::source::{Outlet, jittered};
+
+/// After a failure: the first pause and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+/// A `Retry-After` is obeyed up to this.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+/// How often a pause looks whether the token is another one.
+const LOOK: Duration = Duration::from_millis(250);
+/// So many good answers in a row make room for one more question at one time.
+const GOOD: u32 = 20;
+
+/// What a task knows of its upstream.
+pub(super) struct Known<'a> {
+    source: &'a Consul,
+    client: &'a Client,
+    name: &'a UpstreamName,
+    judge: Judge,
+    pace: Pace,
+    hosts: Hosts,
+    /// When the last answer came, and to which token.
+    last: Option<(std::time::Instant, u64)>,
+    failures: u32,
+}
+
+impl Consul {
+    /// Asks about `name` until nobody listens.
+    pub(super) async fn watch(&self, client: &Client, name: &UpstreamName, outlet: &Outlet) {
+        let _followed = self.places.followed();
+        let mut known = Known::new(self, client, name);
+        let (mut index, mut good) = (None, 0);
+        loop {
+            sleep_until(known.pace.next(Instant::now())).await;
+            let Some(place) = self.places.place().await else { return };
+            let wait = jittered(self.places.turn(self.made_of.wait));
+            // Of a lost endpoint's end Consul says nothing.
+            let wait = known.judge.next().map_or(wait, |next| {
+                wait.min(next.saturating_duration_since(Instant::now())).max(Duration::from_millis(100))
+            });
+            let blocking = known.last.zip(index).map(|((heard, _), index)| Blocking { index, wait, heard });
+            let asked = client.instances(service(name), &self.selection, blocking).await;
+            let listening = match asked {
+                Ok(said) => {
+                    drop(place);
+                    good += 1;
+                    if good % GOOD == 0 {
+                        self.places.grow();
+                    }
+                    index = said.index;
+                    known.heard(said, false, outlet).await
+                }
+                Err(error) => {
+                    match error.status() {
+                        Some(429) => self.places.shrink(place),
+                        _ => drop(place),
+                    }
+                    (index, good) = (None, 0);
+                    known.failed(&error, outlet).await
+                }
+            };
+            if !listening {
+                return;
+            }
+        }
+    }
+}
+
+impl<'a> Known<'a> {
+    pub(super) fn new(source: &'a Consul, client: &'a Client, name: &'a UpstreamName) -> Self {
+        let keep = source.made_of.keep_lost;
+        let before = source.memory.recall(name, keep).unwrap_or_default();
+        Self {
+            source,
+            client,
+            name,
+            judge: Judge::new(keep, &before),
+            pace: Pace::new(Instant::now()),
+            hosts: Hosts::new(),
+            last: None,
+            failures: 0,
+        }
+    }
+
+    /// Takes an answer. Returns whether anybody listens.
+    /// `exists`: the service does, also if the answer is empty.
+    pub(super) async fn heard(&mut self, said: Said<Vec<Instance>>, exists: bool, outlet: &Outlet) -> bool {
+        self.failures = 0;
+        let reconnected = self.last.is_some_and(|(then, _)| said.dialed > then);
+        self.last = Some((std::time::Instant::now(), said.token));
+        if said.filtered && said.value.is_empty() {
+            return outlet.tell(Answer::failed("the ACL token may not see all of this service")).await;
+        }
+        let came = Came {
+            at: Instant::now(),
+            index: said.index,
+            reconnected,
+            token: said.token,
+            known_leader: said.known_leader,
+            exists,
+        };
+        let listed = self.source.chosen.endpoints(self.name, said.value, &mut self.hosts).await;
+        let Judged { answer, lost } = self.judge.take(came, &listed);
+        if let Some((count, why)) = lost {
+            let kept = crate::config::units::show(self.source.made_of.keep_lost);
+            tracing::warn!(name = %self.name, count, why, "Consul no longer names endpoints, which are kept for {kept}");
+        }
+        self.source.memory.keep(self.name, self.judge.held(), self.source.made_of.keep_lost);
+        outlet.tell(answer).await
+    }
+
+    /// Tells of a failure and waits. Returns whether anybody listens.
+    pub(super) async fn failed(&mut self, error: &Error, outlet: &Outlet) -> bool {
+        self.failures += 1;
+        let pause = PAUSE.0 * (1 << (self.failures - 1).min(8));
+        let pause = jittered(jittered(pause.min(PAUSE.1)));
+        let pause = pause.max(error.retry_after().unwrap_or_default().min(RETRY_AFTER));
+        if !outlet.tell(Answer::failed(error)).await {
+            return false;
+        }
+        let until = Instant::now() + pause;
+        let seen = self.last.map(|(_, token)| token);
+        while Instant::now() < until {
+            sleep(LOOK.min(until - Instant::now())).await;
+            // What a new token may see is worth asking at once.
+            if error.status() == Some(403) && seen.is_some_and(|seen| self.client.token_changed(seen)) {
+                break;
+            }
+        }
+        true
+    }
+}
