@@ -1,5 +1,8 @@
 //! The command line.
 
+mod admin;
+mod upstreams;
+
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -43,6 +46,7 @@ enum Command {
     Check(Check),
     Schema(Schema),
     Redirect(redirect::Args),
+    Upstreams(upstreams::Args),
 }
 
 /// Runs the sidecar, and with `-- CMD` the service behind it.
@@ -142,6 +146,13 @@ pub fn main() -> ExitCode {
             config::check::check(&files, &Environment::process(), out)
         }),
         Command::Redirect(args) => redirect::run(&args),
+        Command::Upstreams(args) => match upstreams::run(&args) {
+            Ok(text) => output(|out| out.write_all(text.as_bytes()).map(|()| 0)),
+            Err(admin::NoAnswer(why, code)) => {
+                eprintln!("pillion: {}", why.trim_end());
+                code
+            }
+        },
         Command::Schema(schema) => output(|out| {
             let which = match schema.of {
                 SchemaOf::Pillion => Which::Main,

@@ -107,6 +107,7 @@ fn endpoint(endpoint: &Endpoint, stats: Option<&EndpointStats>) -> Value {
         "region": endpoint.region.as_deref(),
         "zone": endpoint.zone.as_deref(),
         "standing": endpoint.standing.as_str(),
+        "state": if stats.is_some_and(|s| s.away) { "away" } else { endpoint.standing.as_str() },
         "protocol": endpoint.protocol.as_str(),
         "active": stats.map(|s| s.active),
         "requests": stats.map(|s| s.requests),

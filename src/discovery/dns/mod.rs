@@ -183,7 +183,8 @@ impl Resolver {
         };
         match lookup {
             Ok(lookup) => {
-                let ttl = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or_default();
+                let ttl =
+                    lookup.answers().iter().map(|record| lifetime(record.ttl)).min().unwrap_or_default();
                 let found: Vec<T> = lookup.answers().iter().filter_map(read).collect();
                 let ttl = Duration::from_secs(ttl.into());
                 if found.is_empty() {
@@ -287,6 +288,11 @@ impl<T> Lookup<T> {
             Self::Failed(why) => Lookup::Failed(why),
         }
     }
+}
+
+/// What has the most significant bit set stands for no time at all (RFC 2181, 8).
+fn lifetime(ttl: u32) -> u32 {
+    if ttl > i32::MAX.cast_unsigned() { 0 } else { ttl }
 }
 
 fn address(record: &Record) -> Option<IpAddr> {

@@ -232,3 +232,19 @@ async fn two_that_ask_at_one_time_both_get_the_answer() {
         assert_eq!(task.await.unwrap(), found(&["10.0.0.1"], 9));
     }
 }
+
+#[tokio::test]
+async fn an_alias_of_itself_comes_to_nothing_and_ends() {
+    let Setup { server, resolver, folder: _folder } = setup("", "").await;
+    let records = vec![cname("a.test.", 9, "b.test."), cname("b.test.", 9, "a.test.")];
+    let whole = Reply::Records(records.clone());
+    let [one, other] = [0, 1].map(|n: usize| Reply::Records(vec![records[n].clone()]));
+    for (a, b) in [(&whole, &whole), (&one, &other)] {
+        server.both("a.test.", a);
+        server.both("b.test.", b);
+        let start = Instant::now();
+        let lookup = resolver.addresses("a.test").await;
+        assert_eq!(lookup, Lookup::Empty(Duration::from_secs(1)));
+        assert!(start.elapsed() < Duration::from_secs(1) && server.names().len() < 50);
+    }
+}

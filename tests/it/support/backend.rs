@@ -1,7 +1,7 @@
 //! A backend that records what it was sent, byte by byte, and answers.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use super::request::{self, Request};
@@ -34,9 +34,14 @@ impl Recorder {
 
     /// Answers what `answer` says; an answer with `Connection: close` ends the connection.
     pub fn answering(answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::on(TcpListener::bind(("127.0.0.1", 0)).unwrap(), answer)
+    }
+
+    /// The same on a listener of the test's own.
+    pub fn on(listener: TcpListener, answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let seen: Arc<Mutex<Vec<Request>>> = Arc::default();
         let record = seen.clone();
-        let server = Server::start(move |number, stream| serve(number, &stream, &record, &answer));
+        let server = Server::on(listener, move |number, stream| serve(number, &stream, &record, &answer));
         Self { server, seen }
     }
 

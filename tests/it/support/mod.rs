@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod bulk;
 pub mod client;
+pub mod dns;
 pub mod frames;
 pub mod h2peer;
 pub mod hello;

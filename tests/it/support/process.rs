@@ -135,7 +135,7 @@ impl Setup {
 
 /// The program under test: the one that was built with the tests, or another
 /// build of it in `PILLION_TEST_PROGRAM`.
-fn program() -> Command {
+pub fn program() -> Command {
     let built = || PathBuf::from(env!("CARGO_BIN_EXE_pillion"));
     let path = std::env::var_os("PILLION_TEST_PROGRAM").map_or_else(built, PathBuf::from);
     let mut command = Command::new(path);

@@ -1,0 +1,286 @@
+//! `pillion upstreams`: what a running sidecar knows of the services that it
+//! calls, from where, how old that is, and how each endpoint fares.
+
+use std::fmt::Write;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::admin::{NoAnswer, Which};
+
+/// Shows what a running sidecar knows of the services that it calls.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pillion upstreams                        all of them, of the sidecar of ./pillion.yaml
+  pillion upstreams users                  its endpoints, and what each source said of it
+  pillion upstreams --admin 127.0.0.1:8700 --json | jq .
+
+A service is known to the sidecar once a policy names it or a call went to it.
+Exit codes: 0; 1 no sidecar answers, or it does not know NAME; 2 the command line is
+wrong; 78 the configuration is bad.")]
+pub(super) struct Args {
+    /// Only this one, with all that is known of it.
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    #[command(flatten)]
+    which: Which,
+    /// The admin port's own form, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is read of the admin port's answer; more may stand there.
+#[derive(Deserialize)]
+struct Upstream {
+    upstream: String,
+    state: String,
+    source: Option<String>,
+    age_seconds: Option<u64>,
+    kept: Option<String>,
+    why: Option<String>,
+    endpoints: Vec<Endpoint>,
+    #[serde(default)]
+    chain: Vec<Link>,
+}
+
+#[derive(Deserialize)]
+struct Endpoint {
+    address: String,
+    #[serde(default)]
+    state: String,
+    weight: u64,
+    region: Option<String>,
+    zone: Option<String>,
+    active: Option<u64>,
+    requests: Option<u64>,
+    failures: Option<u64>,
+    connections: Option<u64>,
+    ewma_ms: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Link {
+    source: String,
+    said: String,
+    endpoints: Option<u64>,
+    why: Option<String>,
+    age_seconds: Option<u64>,
+    named_endpoints_seconds_ago: Option<u64>,
+    kept_for_seconds: Option<u64>,
+}
+
+/// What to print on standard output, and the exit code.
+pub(super) fn run(args: &Args) -> Result<String, NoAnswer> {
+    let mut answer: Value = args.which.ask("/clusters")?;
+    let all = answer["upstreams"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    let name = |value: &Value| value["upstream"].as_str().unwrap_or_default().to_owned();
+    let wanted = args.name.as_deref().map(str::to_ascii_lowercase);
+    let (found, others): (Vec<Value>, Vec<Value>) = match &wanted {
+        None => (all, Vec::new()),
+        Some(wanted) => all.into_iter().partition(|value| is(&name(value), wanted)),
+    };
+    if let (Some(wanted), true) = (&wanted, found.is_empty()) {
+        return Err(NoAnswer(missing(wanted, &others.iter().map(name).collect::<Vec<_>>()), 1));
+    }
+    if args.json {
+        return Ok(format!("{:#}\n", json!({ "upstreams": found })));
+    }
+    let read = found.into_iter().map(serde_json::from_value::<Upstream>).collect::<Result<Vec<_>, _>>();
+    let upstreams = read
+        .map_err(|error| NoAnswer(format!("the sidecar's answer is not that of this version: {error}"), 1))?;
+    Ok(match wanted {
+        Some(_) => upstreams.iter().map(whole).collect::<Vec<_>>().join("\n"),
+        None => list(&upstreams),
+    })
+}
+
+/// `users` is also `users:50051`.
+fn is(name: &str, wanted: &str) -> bool {
+    name.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+}
+
+fn missing(wanted: &str, others: &[String]) -> String {
+    let mut text =
+        format!("the sidecar does not follow `{wanted}`: no policy names it, and no call went to it");
+    if !others.is_empty() {
+        let more = if others.len() > 8 { ", …" } else { "" };
+        let _ = write!(text, "\nIt follows {}{more}", others[..others.len().min(8)].join(", "));
+    }
+    text
+}
+
+fn list(upstreams: &[Upstream]) -> String {
+    if upstreams.is_empty() {
+        return "no upstream yet: no policy names one, and no call was made\n".into();
+    }
+    let mut rows = vec![["UPSTREAM", "STATE", "ENDPOINTS", "SOURCE", "AGE", ""].map(String::from).to_vec()];
+    for upstream in upstreams {
+        let age = upstream.age_seconds.filter(|_| !upstream.chain.is_empty());
+        rows.push(vec![
+            upstream.upstream.clone(),
+            state(upstream).to_owned(),
+            endpoints(upstream),
+            upstream.source.clone().unwrap_or_default(),
+            age.map(time).unwrap_or_default(),
+            note(upstream),
+        ]);
+    }
+    table(&rows, "")
+}
+
+fn state(upstream: &Upstream) -> &str {
+    if upstream.kept.is_some() { "kept" } else { &upstream.state }
+}
+
+/// How many, and how many of them are not simply ready.
+fn endpoints(upstream: &Upstream) -> String {
+    let mut words: Vec<(&str, usize)> = Vec::new();
+    let special = |endpoint: &&Endpoint| !matches!(endpoint.state.as_str(), "" | "ready");
+    for endpoint in upstream.endpoints.iter().filter(special) {
+        match words.iter_mut().find(|(word, _)| *word == endpoint.state) {
+            Some((_, count)) => *count += 1,
+            None => words.push((&endpoint.state, 1)),
+        }
+    }
+    let words: Vec<String> = words.iter().map(|(word, count)| format!("{count} {word}")).collect();
+    let all = upstream.endpoints.len();
+    if words.is_empty() { all.to_string() } else { format!("{all} ({})", words.join(", ")) }
+}
+
+fn note(upstream: &Upstream) -> String {
+    if let Some(why) = &upstream.why {
+        return why.clone();
+    }
+    let Some(kept) = &upstream.kept else { return String::new() };
+    let winner = upstream.chain.iter().find(|link| Some(&link.source) == upstream.source.as_ref());
+    winner.map_or_else(|| kept.clone(), |link| format!("{} {}", link.source, said(link)))
+}
+
+/// One upstream with all that is known of it.
+fn whole(upstream: &Upstream) -> String {
+    let mut text = format!("{}: {}", clean(&upstream.upstream), state(upstream));
+    if let Some(source) = &upstream.source {
+        let count = upstream.endpoints.len();
+        let _ = write!(text, ", {count} endpoint{} by {source}", plural(count));
+        if let Some(age) = upstream.age_seconds.filter(|_| !upstream.chain.is_empty()) {
+            let _ = write!(text, ", {} old", time(age));
+        }
+    }
+    if let Some(why) = &upstream.why {
+        let _ = write!(text, ": {}", clean(why));
+    }
+    text.push('\n');
+    if !upstream.endpoints.is_empty() {
+        text.push('\n');
+        text.push_str(&table(&fares(&upstream.endpoints), "  "));
+    }
+    if !upstream.chain.is_empty() {
+        let mut rows = vec![["SOURCE", "AGE", "SAYS"].map(String::from).to_vec()];
+        for link in &upstream.chain {
+            let age = link.age_seconds.map(time).unwrap_or_default();
+            rows.push(vec![link.source.clone(), age, said(link)]);
+        }
+        text.push('\n');
+        text.push_str(&table(&rows, "  "));
+    }
+    text
+}
+
+/// A row for each endpoint, without columns that hold nothing of interest.
+fn fares(endpoints: &[Endpoint]) -> Vec<Vec<String>> {
+    let count = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
+    let place = |e: &Endpoint| {
+        let parts: Vec<&str> = [&e.region, &e.zone].into_iter().flatten().map(String::as_str).collect();
+        parts.join("/")
+    };
+    let (weights, places) =
+        (endpoints.iter().any(|e| e.weight != 1), endpoints.iter().any(|e| !place(e).is_empty()));
+    let row = |cells: [String; 9]| {
+        let shown = [true, true, weights, places, true, true, true, true, true];
+        cells.into_iter().zip(shown).filter_map(|(cell, shown)| shown.then_some(cell)).collect()
+    };
+    let titles =
+        ["ENDPOINT", "STATE", "WEIGHT", "PLACE", "ACTIVE", "REQUESTS", "FAILURES", "CONNECTIONS", "LATENCY"];
+    let mut rows: Vec<Vec<String>> = vec![row(titles.map(String::from))];
+    for e in endpoints {
+        let latency = e.ewma_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms"));
+        rows.push(row([
+            e.address.clone(),
+            e.state.clone(),
+            e.weight.to_string(),
+            place(e),
+            count(e.active),
+            count(e.requests),
+            count(e.failures),
+            count(e.connections),
+            latency,
+        ]));
+    }
+    rows
+}
+
+/// What a source says, as one would tell it.
+fn said(link: &Link) -> String {
+    let mut text = match link.said.as_str() {
+        "not_asked" => "not asked: one before it knows the name".to_owned(),
+        "asked" => "nothing yet".to_owned(),
+        "found" => {
+            let count = link.endpoints.unwrap_or_default();
+            format!("{count} endpoint{}", plural(usize::try_from(count).unwrap_or(usize::MAX)))
+        }
+        "empty" => "known, without an endpoint now".to_owned(),
+        "unknown" => "not known".to_owned(),
+        "failed" => format!("failed: {}", link.why.as_deref().unwrap_or_default()),
+        other => other.to_owned(),
+    };
+    if let Some(ago) = link.named_endpoints_seconds_ago {
+        let _ = write!(text, "; named endpoints {} ago", time(ago));
+    }
+    if let Some(left) = link.kept_for_seconds {
+        let _ = write!(text, ", kept for {} more", time(left));
+    }
+    text
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+fn time(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86400, seconds % 86400 / 3600),
+    }
+}
+
+/// What others wrote must not move a terminal's cursor.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Columns as wide as what they hold; the last one is not filled up.
+fn table(rows: &[Vec<String>], indent: &str) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
+    let width = |column: usize| {
+        rows.iter().map(|row: &Vec<String>| row[column].chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = indent.to_owned();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
