@@ -297,3 +297,59 @@ impl Upstream {
         *self.picker.borrow_mut() = Rc::new(picker);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::directory::Subscription;
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    /// Discovery that needs a second for each answer.
+    async fn slow(mut names: UnboundedReceiver<Subscription>) {
+        while let Some(Subscription { name, sender, .. }) = names.recv().await {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            sender.send_replace(match name.as_str() {
+                "users" | "named" => {
+                    let endpoints = vec![base::Endpoint::new(([10, 0, 0, 1], 1).into())];
+                    Resolution::Found(EndpointSet::new(endpoints, "test", std::time::SystemTime::UNIX_EPOCH))
+                }
+                _ => Resolution::Unknown,
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_calls_is_let_go_and_found_again_without_failing_a_call() {
+        let (directory, names) = Directory::new();
+        let discovery = tokio::spawn(slow(names));
+        let (metrics, timers) = (Metrics::new(), Timers::default());
+        let table = Table::new(directory.clone(), metrics.clone(), Quotas::new(metrics));
+        let users = UpstreamName::new("users");
+        let known = || directory.dump().into_iter().map(|known| known.name.to_string()).collect::<Vec<_>>();
+        let mut now = Instant::now();
+        table.named(&UpstreamName::new("named"));
+        let made_up = table.get(&UpstreamName::new("made-up")).unwrap();
+        tokio::select! {
+            () = timers.drive() => {}
+            () = async {
+                assert!(made_up.picker(now, &timers).await.is_err());
+                drop(made_up);
+                for _ in 0..2 {
+                    let upstream = table.get(&users).unwrap();
+                    let picker = upstream.picker(now, &timers).await;
+                    assert_eq!(picker.expect("found, though slowly").endpoints().len(), 1);
+                    drop(upstream);
+                    let keep = |name: &UpstreamName| name.as_str() == "named";
+                    table.sweep(now + UNKNOWN, keep);
+                    assert_eq!(known().iter().filter(|name| *name == "users").count(), 1, "too soon");
+                    now += UNUSED;
+                    table.sweep(now, keep);
+                    assert!(directory.forget(&users), "nobody reads it");
+                    assert!(directory.forget(&UpstreamName::new("made-up")), "let go before");
+                    assert_eq!(known(), ["named"], "what a policy names is kept");
+                }
+            } => {}
+        }
+        discovery.abort();
+    }
+}

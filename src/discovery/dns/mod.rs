@@ -18,6 +18,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use self::system::{Files, Shared, System};
 use super::answer::Answer;
@@ -27,6 +28,8 @@ use crate::config::model::Dns;
 
 /// A name that does not exist is asked for again after this at the latest.
 const NEGATIVE: Duration = Duration::from_secs(5);
+/// From one name that is not known to the next that is asked for again.
+const AGAIN: Duration = Duration::from_millis(20);
 /// No answer is asked for again sooner than this.
 const LEAST: Duration = Duration::from_millis(100);
 /// What the hosts file says is looked at again after this.
@@ -42,6 +45,8 @@ pub(super) struct Resolver {
     files: Files,
     system: Mutex<Option<Shared>>,
     questions: Semaphore,
+    /// When the next name that is not known may be asked for again.
+    turn: Mutex<Instant>,
 }
 
 /// What DNS says of a name, and how long that holds.
@@ -63,7 +68,13 @@ impl Resolver {
     }
 
     fn with_files(dns: Dns, files: Files) -> Self {
-        Self { dns, files, system: Mutex::default(), questions: Semaphore::new(QUESTIONS) }
+        Self {
+            dns,
+            files,
+            system: Mutex::default(),
+            questions: Semaphore::new(QUESTIONS),
+            turn: Mutex::new(Instant::now()),
+        }
     }
 
     /// Tells the endpoints of `name` as often as their TTL says.
@@ -84,11 +95,24 @@ impl Resolver {
                 Lookup::Unknown(ttl) => (Answer::Unknown, ttl),
                 Lookup::Failed(why) => (Answer::Failed(why), pause_after_failures(failures)),
             };
+            let unknown = answer == Answer::Unknown;
             if !outlet.tell(answer).await {
                 return;
             }
             tokio::time::sleep(jittered(pause)).await;
+            if unknown {
+                tokio::time::sleep_until(self.turn()).await;
+            }
         }
+    }
+
+    /// Names that are not known take turns, so that callers who make up names
+    /// make no storm of questions.
+    fn turn(&self) -> Instant {
+        let mut next = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Instant::now().max(*next);
+        *next = turn + AGAIN;
+        turn
     }
 
     /// The IP addresses of `host`.

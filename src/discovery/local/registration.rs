@@ -148,8 +148,16 @@ impl State {
                 Err(_) => {}
             }
         }
-        // What changed is removed only now, so that there is always an entry.
-        gone.iter().for_each(Held::remove);
+        // What changed is removed only now, and stays where nothing could be put
+        // in its place, so that there is always an entry.
+        for old in gone {
+            let replaced = self.held.iter().any(|held| held.directory == old.directory);
+            if replaced || !wanted.contains(&old.directory) || !old.stands() {
+                old.remove();
+            } else {
+                self.held.push(old);
+            }
+        }
         self.warned.retain(|warned| wanted.contains(warned));
         let complete = !wanted.is_empty() && self.held.len() == wanted.len();
         self.gauge.set(if complete { 1.0 } else { 0.0 });

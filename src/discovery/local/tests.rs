@@ -18,6 +18,7 @@ use crate::config::{Model, model};
 use crate::telemetry::Metrics;
 
 const DIRECTORY: &str = "PILLION_TEST_REGISTRY";
+const REWRITTEN: &str = "PILLION_TEST_REGISTRY_REWRITTEN";
 
 /// A model whose service stands in the registry of `directory`.
 fn model(name: &str, directory: &Path) -> Model {
@@ -77,6 +78,65 @@ fn registers_until_it_is_killed() {
         std::thread::spawn(move || service.wait());
         std::future::pending::<()>().await;
     });
+}
+
+/// Not a test: the process that `killed_at_any_moment_…` starts and kills.
+#[test]
+fn rewrites_its_entry_until_it_is_killed() {
+    let Ok(directory) = std::env::var(REWRITTEN) else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (config, receiver) = watch::channel(Arc::new(model("victim", directory.as_ref())));
+        let _registration = register(receiver, ([0, 0, 0, 0], 4242).into(), &Metrics::new());
+        println!("\nregistered");
+        loop {
+            let tags = vec![fastrand::u64(..).to_string().repeat(400).into()];
+            config.send_modify(|model| Arc::make_mut(model).service.tags = tags);
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn killed_at_any_moment_it_leaves_no_half_of_an_entry() {
+    let folder = folder();
+    let mut registry = Registry::new(folder.path().into());
+    let mut looks = 0;
+    for _ in 0..30 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "discovery::local::tests::rewrites_its_entry_until_it_is_killed",
+                "--nocapture",
+            ])
+            .env(REWRITTEN, folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "registered"), "the child could not register");
+        let (start, life) = (Instant::now(), Duration::from_micros(fastrand::u64(..20_000)));
+        while start.elapsed() < life {
+            for file in files(folder.path()).iter().filter(|file| file.ends_with(".json")) {
+                // It may have been replaced a moment ago.
+                let Ok(text) = std::fs::read(folder.path().join(file)) else { continue };
+                assert_eq!(Entry::read(&text).map(|entry| entry.name), Ok("victim".into()));
+            }
+            let found = registry.look(&wanted(&["victim"]), clock::now()).unwrap();
+            assert!(found.values().flatten().all(|endpoint| endpoint.address.port() == 4242));
+            looks += 1;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(looks > 30, "{looks}");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !registry.look(&wanted(&["victim"]), clock::now()).unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "a killed process is found out");
+        std::thread::yield_now();
+    }
+    registry.look(&wanted(&["victim"]), clock::now() + Duration::from_secs(120)).unwrap();
+    assert_eq!(files(folder.path()), [""; 0], "whatever was unfinished is removed in time");
 }
 
 /// A process that has registered `victim` in `directory`.

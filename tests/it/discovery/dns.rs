@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use hickory_resolver::proto::rr::RecordType;
 use pillion::base::UpstreamName;
+use pillion::base::directory::MAX_UPSTREAMS;
 use pillion::config::model::{self, Source, WhenEmpty};
 
 use super::{on_one_port, shown};
 use crate::support::dns::{Dns, Mood, alias, record, service};
-use crate::support::{Load, Recorder, Sidecar, beside_others, get, sidecar, until};
+use crate::support::{Client, Load, Recorder, Sidecar, alone, beside_others, get, resident, sidecar, until};
 
 const NAME: &str = "users.test.";
 
@@ -252,6 +253,47 @@ fn a_first_call_waits_for_a_slow_server_and_a_named_one_is_known_before() {
     assert_eq!(get(front.at.outbound, host, "/").status, 200);
     assert_eq!(get(front.at.outbound, &named, "/").status, 200);
     assert!(start.elapsed() < Duration::from_secs(1));
+    drop(servers);
+    front.end();
+}
+
+#[test]
+fn names_that_callers_make_up_are_bounded_in_number_and_memory() {
+    let _turn = alone();
+    let (port, servers) = on_one_port(&["127.0.0.2"]);
+    let (host, dns) = (host(port), Dns::start());
+    dns.addresses(NAME, 60, &ips(&["127.0.0.2"]));
+    let front = front(&dns, |dns| dns.min_ttl = Duration::from_secs(1));
+    assert_eq!(get(front.at.outbound, host, "/").status, 200);
+    let before = resident();
+    let outbound = front.at.outbound;
+    let makes_up = move |caller: usize| {
+        let mut client = Client::connect(outbound);
+        let mut refused = 0;
+        for n in 0..(MAX_UPSTREAMS + 100) / 8 {
+            match client.get(&format!("made-up-{caller}-{n}.test"), "/").reason().as_deref() {
+                Some("unknown_upstream") => {}
+                Some("overload") => refused += 1,
+                other => panic!("{n}: {other:?}"),
+            }
+        }
+        refused
+    };
+    let refused: usize = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..8).map(|caller| scope.spawn(move || makes_up(caller))).collect();
+        callers.into_iter().map(|caller| caller.join().unwrap()).sum()
+    });
+    let each = resident().saturating_sub(before) / MAX_UPSTREAMS as u64;
+    println!("{each} bytes for each of {MAX_UPSTREAMS} names; {refused} refused");
+    assert!(refused >= 90 && each < 24 * 1024, "{refused} {each}");
+    assert_eq!(get(front.at.outbound, host, "/").status, 200, "what is known is called");
+    // Of all of them 50 a second are asked for again, each in both families.
+    let asked = || dns.questions();
+    let (before, start) = (asked(), Instant::now());
+    until("two seconds have passed", || start.elapsed() > Duration::from_secs(2));
+    let rate = (asked() - before) as f64 / start.elapsed().as_secs_f64();
+    println!("{rate:.0} questions a second");
+    assert!(rate < 200.0, "{rate}");
     drop(servers);
     front.end();
 }

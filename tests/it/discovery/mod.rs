@@ -1,6 +1,7 @@
 //! What discovery does for calls that are under way, with real sources.
 
 mod dns;
+mod local;
 mod upstreams;
 
 use std::net::{IpAddr, SocketAddr, TcpListener};

@@ -144,6 +144,11 @@ impl Dns {
         (all.len(), all.iter().filter(|(_, _, tcp)| *tcp).count())
     }
 
+    /// Questions of any kind.
+    pub fn questions(&self) -> usize {
+        self.zone.asked.lock().unwrap().len()
+    }
+
     /// Waits for so many more questions.
     #[track_caller]
     pub fn more(&self, name: &str, count: usize) {

@@ -22,6 +22,9 @@ pub struct Setup {
     more: String,
     policy: Option<String>,
     command: Vec<String>,
+    local: Option<String>,
+    /// What is put before the program.
+    through: Vec<String>,
 }
 
 /// Killed by its drop, unless it has ended before.
@@ -33,6 +36,7 @@ pub struct Process {
     readers: Vec<JoinHandle<()>>,
     pub inbound: SocketAddr,
     pub outbound: SocketAddr,
+    pub admin: SocketAddr,
     pub probes: SocketAddr,
 }
 
@@ -44,6 +48,8 @@ pub fn process(name: &'static str) -> Setup {
         more: String::new(),
         policy: None,
         command: Vec::new(),
+        local: None,
+        through: Vec::new(),
     }
 }
 
@@ -77,6 +83,18 @@ impl Setup {
         self
     }
 
+    /// The keys of `local`: where the sidecars of this machine meet.
+    pub fn local(mut self, keys: &str) -> Self {
+        self.local = Some(keys.to_owned());
+        self
+    }
+
+    /// Words before the program: they must end by running it in their place.
+    pub fn through(mut self, words: &[&str]) -> Self {
+        self.through = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     fn file(&self) -> String {
         let service = match self.service {
             Some((address, protocol)) => format!(", address: '{address}', protocol: {protocol}"),
@@ -85,10 +103,11 @@ impl Setup {
         let upstreams: String =
             self.upstreams.iter().map(|(name, all)| format!("{name}: {all:?}, ")).collect();
         let any = "127.0.0.1:0";
+        let local = self.local.as_ref().map(|keys| format!("local: {keys}, ")).unwrap_or_default();
         format!(
             "version: 1\nservice: {{name: {}{service}}}\n\
              listen: {{inbound: '{any}', outbound: '{any}', admin: '{any}', probes: '{any}'}}\n\
-             policies: [policies/*.yaml]\ndiscovery: [static: {{{upstreams}}}]\nworkers: 2\n{}",
+             policies: [policies/*.yaml]\ndiscovery: [{local}static: {{{upstreams}}}]\nworkers: 2\n{}",
             self.name, self.more
         )
     }
@@ -102,7 +121,7 @@ impl Setup {
         if let Some(policy) = &self.policy {
             write_policy(folder.path(), policy);
         }
-        let mut command = program();
+        let mut command = through(&self.through, program());
         command.arg("run");
         if !self.command.is_empty() {
             command.arg("--").args(&self.command);
@@ -126,8 +145,10 @@ impl Setup {
             })
         });
         let address = |key: &str| address(&said, key);
-        let (inbound, outbound, probes) = (address("inbound"), address("outbound"), address("probes"));
-        let process = Process { child, folder, said, readers: readers.into(), inbound, outbound, probes };
+        let (inbound, outbound) = (address("inbound"), address("outbound"));
+        let (admin, probes) = (address("admin"), address("probes"));
+        let readers = readers.into();
+        let process = Process { child, folder, said, readers, inbound, outbound, admin, probes };
         until("the sidecar is ready", || get(probes, "p", "/readyz").status == 200);
         process
     }
@@ -141,6 +162,20 @@ pub fn program() -> Command {
     let mut command = Command::new(path);
     for name in ["PILLION_LOG", "PILLION_LOG_FORMAT", "PILLION_CONFIG", "PILLION_SERVICE", "PORT"] {
         command.env_remove(name);
+    }
+    command
+}
+
+/// `program` run by `words`.
+fn through(words: &[String], program: Command) -> Command {
+    let [first, rest @ ..] = words else { return program };
+    let mut command = Command::new(first);
+    command.args(rest).arg(program.get_program());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
     }
     command
 }
@@ -178,6 +213,24 @@ impl Process {
     #[track_caller]
     pub fn metrics(&self) -> Samples {
         Samples::at(self.probes)
+    }
+
+    /// Changes `pillion.yaml`, in one step.
+    #[track_caller]
+    pub fn change(&self, from: &str, to: &str) {
+        let file = self.folder.path().join("pillion.yaml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(file.with_extension("new"), text.replace(from, to)).unwrap();
+        std::fs::rename(file.with_extension("new"), file).unwrap();
+    }
+
+    /// Processor time that it has used.
+    pub fn cpu(&self) -> std::time::Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let after = stat.rsplit(')').next().unwrap().split_whitespace();
+        let ticks: Vec<u64> = after.skip(11).take(2).map(|ticks| ticks.parse().unwrap()).collect();
+        std::time::Duration::from_secs_f64(ticks.iter().sum::<u64>() as f64 / 100.0)
     }
 
     /// Resident bytes.
