@@ -126,6 +126,7 @@ fn source(model: &Model, index: usize, source: &Source) -> Value {
         Source::Local(_) => "local",
         Source::Static(_) => "static",
         Source::Consul(_) => "consul",
+        Source::Kubernetes(_) => "kubernetes",
         Source::Dns(_) => "dns",
     };
     let mut values = Values::new(model, &format!("discovery[{index}].{kind}."));
@@ -140,6 +141,14 @@ fn source(model: &Model, index: usize, source: &Source) -> Value {
             }
         }
         Source::Consul(consul) => self::consul(&mut values, consul),
+        Source::Kubernetes(kubernetes) => {
+            let path = kubernetes.kubeconfig.as_ref().map(|path| path.display().to_string());
+            values.put("kubeconfig", path);
+            values.put("context", kubernetes.context.as_deref());
+            values.put("namespace", kubernetes.namespace.as_deref());
+            values.put("cluster_domain", &*kubernetes.cluster_domain);
+            put_when_empty(&mut values, kubernetes.when_empty);
+        }
         Source::Dns(dns) => {
             values.put("servers", dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>());
             values.put("min_ttl", text(dns.min_ttl));

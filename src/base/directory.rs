@@ -40,6 +40,8 @@ struct Addresses {
     index: ArcSwap<HashMap<SocketAddr, UpstreamName>>,
     /// Addresses that a source holds of names that nobody may have asked for.
     written: Mutex<Vec<(SocketAddr, UpstreamName)>>,
+    /// Addresses that lead to a name and are none of its endpoints.
+    leading: Mutex<HashMap<UpstreamName, Vec<SocketAddr>>>,
     news: Notify,
 }
 
@@ -134,6 +136,19 @@ impl Directory {
         self.index();
     }
 
+    /// Addresses that lead to `name` without being its endpoints, such as the one
+    /// that kube-proxy serves for a Service, in place of those of the last call.
+    pub fn lead(&self, name: &UpstreamName, addresses: &[SocketAddr]) {
+        let mut leading = self.addresses.leading.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = match addresses.is_empty() {
+            true => leading.remove(name).unwrap_or_default(),
+            false => leading.insert(name.clone(), addresses.to_owned()).unwrap_or_default(),
+        };
+        if old != addresses {
+            self.changed();
+        }
+    }
+
     /// A resolution has changed: [`Directory::keep_index`] takes it over.
     pub fn changed(&self) {
         self.addresses.news.notify_one();
@@ -160,6 +175,10 @@ impl Directory {
         };
         for (address, name) in self.addresses.written.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             add(*address, name);
+        }
+        for (name, addresses) in self.addresses.leading.lock().unwrap_or_else(PoisonError::into_inner).iter()
+        {
+            addresses.iter().for_each(|address| add(*address, name));
         }
         for (name, entry) in self.entries.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             // A literal address names nothing.
@@ -229,6 +248,21 @@ mod tests {
         assert_eq!(at("10.0.0.1:81"), None);
         directory.write_down(Vec::new());
         assert_eq!(at("10.0.0.2:5432"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_may_lead_to_a_name_that_has_no_endpoint_there() {
+        let (directory, _names) = Directory::new();
+        let (address, name) = ("10.96.0.10:80".parse().unwrap(), UpstreamName::new("users"));
+        let keeper = directory.clone();
+        let keeper = tokio::spawn(async move { keeper.keep_index().await });
+        directory.lead(&name, &[address]);
+        tokio::time::sleep(INDEX_PAUSE * 2).await;
+        assert_eq!(directory.at(address), Some(name.clone()));
+        directory.lead(&name, &[]);
+        tokio::time::sleep(INDEX_PAUSE * 2).await;
+        assert_eq!(directory.at(address), None);
+        keeper.abort();
     }
 
     #[test]

@@ -2,3 +2,4 @@
 //! its server's API, and knows nothing of what is done with the answers.
 
 pub mod consul;
+pub mod kubernetes;

@@ -20,7 +20,7 @@ use http::header::HeaderName;
 
 pub use self::consul::{Consistency, Consul, ConsulInstances, ConsulTls, ConsulToken};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
-pub use self::source::{Dns, KEEP_FOR, Local, Source, StaticEndpoint, WhenEmpty};
+pub use self::source::{Dns, KEEP_FOR, Kubernetes, Local, Source, StaticEndpoint, WhenEmpty};
 pub use self::upstream::{Connections, Upstream};
 pub use crate::base::Limits;
 use crate::base::{Network, Origin, Protocol, ProxyProtocol, UpstreamName};

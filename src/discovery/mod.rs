@@ -27,6 +27,7 @@ mod fixed;
 mod follow;
 mod fronted;
 pub mod health;
+mod kubernetes;
 mod local;
 mod source;
 
@@ -77,9 +78,9 @@ impl Discovery {
     /// first answer, whatever it says, or after 5 s.
     pub async fn run(mut self, first_answers: Condition) {
         let mut followers = JoinSet::new();
-        let mut discovery = self.config.borrow_and_update().discovery.clone();
-        let setup = watch::Sender::new(Setup::new(&discovery, &[]));
-        self.directory.write_down(fixed::addresses(&discovery));
+        let mut model = self.config.borrow_and_update().clone();
+        let setup = watch::Sender::new(Setup::new(&model, &[], &self.directory));
+        self.directory.write_down(fixed::addresses(&model.discovery));
         let directory = self.directory.clone();
         followers.spawn(async move { directory.keep_index().await });
         followers.spawn(answered(self.directory.clone(), self.config.borrow().clone(), first_answers));
@@ -89,11 +90,10 @@ impl Discovery {
             tokio::select! {
                 changed = self.config.changed(), if reloads => {
                     reloads = changed.is_ok();
-                    let model = self.config.borrow_and_update().clone();
-                    if model.discovery != discovery {
-                        discovery.clone_from(&model.discovery);
-                        self.directory.write_down(fixed::addresses(&discovery));
-                        setup.send_modify(|setup| *setup = Setup::new(&discovery, &setup.chain));
+                    let old = std::mem::replace(&mut model, self.config.borrow_and_update().clone());
+                    if (&model.discovery, &model.service.locality) != (&old.discovery, &old.service.locality) {
+                        self.directory.write_down(fixed::addresses(&model.discovery));
+                        setup.send_modify(|setup| *setup = Setup::new(&model, &setup.chain, &self.directory));
                     }
                 }
                 subscription = self.names.recv() => {
@@ -113,10 +113,10 @@ impl Discovery {
 }
 
 impl Setup {
-    fn new(sources: &[crate::config::model::Source], old: &[source::Source]) -> Self {
+    fn new(model: &Model, old: &[source::Source], directory: &Directory) -> Self {
         Self {
-            chain: source::chain(sources, old),
-            default_port: source::default_port(sources),
+            chain: source::chain(model, old, directory),
+            default_port: source::default_port(&model.discovery),
             attic: Arc::default(),
         }
     }

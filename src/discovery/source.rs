@@ -16,8 +16,11 @@ use super::answer::Answer;
 use super::consul::Consul;
 use super::dns::Resolver;
 use super::fixed::Fixed;
+use super::kubernetes::Kubernetes;
 use super::local::Local;
+use crate::base::directory::Directory;
 use crate::base::{Confirmed, UpstreamName};
+use crate::config::Model;
 use crate::config::model::{self, WhenEmpty};
 
 /// The chain in force; cheap to clone.
@@ -28,7 +31,17 @@ pub(super) type Chain = Arc<[Source]>;
 pub(super) struct Source {
     kind: Kind,
     /// What it was made of. Equal sources are one source after a reload.
-    made_of: Arc<(model::Source, Option<model::Dns>)>,
+    made_of: Arc<MadeOf>,
+}
+
+/// What a source is made of, and nothing that it does not look at.
+#[derive(Clone, PartialEq)]
+struct MadeOf {
+    source: model::Source,
+    /// How names are resolved.
+    dns: Option<model::Dns>,
+    /// Where this sidecar runs.
+    zone: Option<Arc<str>>,
 }
 
 #[derive(Clone)]
@@ -36,6 +49,7 @@ enum Kind {
     Local(Arc<Local>),
     Static(Arc<Fixed>),
     Consul(Arc<Consul>),
+    Kubernetes(Arc<Kubernetes>),
     Dns(Arc<Resolver>),
 }
 
@@ -59,20 +73,21 @@ pub(super) fn default_port(sources: &[model::Source]) -> u16 {
     dns_of(sources).unwrap_or_default().default_port
 }
 
-/// Makes the chain of `sources`; a source that `old` has already goes on.
-pub(super) fn chain(sources: &[model::Source], old: &[Source]) -> Chain {
+/// Makes the chain of `model`; a source that `old` has already goes on.
+pub(super) fn chain(model: &Model, old: &[Source], directory: &Directory) -> Chain {
+    let sources = &model.discovery;
     let dns = dns_of(sources);
-    sources
-        .iter()
-        .map(|source| {
-            let needs_dns = matches!(source, model::Source::Static(_) | model::Source::Consul(_));
-            let made_of = (source.clone(), dns.clone().filter(|_| needs_dns));
-            match old.iter().find(|old| *old.made_of == made_of) {
-                Some(old) => old.clone(),
-                None => Source::new(made_of, old),
-            }
-        })
-        .collect()
+    let made = |source: &model::Source| {
+        let needs_dns = !matches!(source, model::Source::Local(_) | model::Source::Dns(_));
+        let needs_zone = matches!(source, model::Source::Kubernetes(_));
+        let zone = model.service.locality.zone.clone().filter(|_| needs_zone);
+        let made_of = MadeOf { source: source.clone(), dns: dns.clone().filter(|_| needs_dns), zone };
+        match old.iter().find(|old| *old.made_of == made_of) {
+            Some(old) => old.clone(),
+            None => Source::new(made_of, old, directory),
+        }
+    };
+    sources.iter().map(made).collect()
 }
 
 fn dns_of(sources: &[model::Source]) -> Option<model::Dns> {
@@ -83,19 +98,22 @@ fn dns_of(sources: &[model::Source]) -> Option<model::Dns> {
 }
 
 impl Source {
-    fn new(made_of: (model::Source, Option<model::Dns>), old: &[Self]) -> Self {
-        let kind = match &made_of.0 {
+    fn new(made_of: MadeOf, old: &[Self], directory: &Directory) -> Self {
+        let dns = made_of.dns.clone().unwrap_or_default();
+        let kind = match &made_of.source {
             model::Source::Local(local) => Kind::Local(Arc::new(Local::new(local.directory.clone()))),
             model::Source::Static(services) => {
-                let dns = Resolver::new(made_of.1.clone().unwrap_or_default());
-                Kind::Static(Arc::new(Fixed::new(services.clone(), dns)))
+                Kind::Static(Arc::new(Fixed::new(services.clone(), Resolver::new(dns))))
+            }
+            model::Source::Kubernetes(of) => {
+                let zone = made_of.zone.clone();
+                Kind::Kubernetes(Arc::new(Kubernetes::new(of, dns, zone, directory.clone())))
             }
             model::Source::Consul(consul) => {
                 let before = old.iter().find_map(|old| match &old.kind {
                     Kind::Consul(consul) => Some(&**consul),
                     _ => None,
                 });
-                let dns = made_of.1.clone().unwrap_or_default();
                 Kind::Consul(Arc::new(Consul::new(consul, &dns, before)))
             }
             model::Source::Dns(dns) => Kind::Dns(Arc::new(Resolver::new(dns.clone()))),
@@ -109,19 +127,21 @@ impl Source {
             Kind::Local(_) => "local",
             Kind::Static(_) => "static",
             Kind::Consul(_) => "consul",
+            Kind::Kubernetes(_) => "kubernetes",
             Kind::Dns(_) => "dns",
         }
     }
 
     /// What holds when it takes endpoints back.
     pub(super) fn when_empty(&self) -> WhenEmpty {
-        self.made_of.0.when_empty()
+        self.made_of.source.when_empty()
     }
 
     /// How it stands by what it said last, as long as it says nothing else.
     pub(super) fn confirmed(&self) -> Confirmed {
         match &self.kind {
             Kind::Local(local) => Confirmed::At(local.watched()),
+            Kind::Kubernetes(kubernetes) => Confirmed::At(kubernetes.watched()),
             Kind::Static(fixed) if fixed.is_written() => Confirmed::Always,
             Kind::Static(_) | Kind::Consul(_) | Kind::Dns(_) => Confirmed::WhenSaid,
         }
@@ -144,6 +164,9 @@ impl Source {
             }
             Kind::Consul(consul) => {
                 start(consul.clone(), |consul| async move { consul.follow(&name, &outlet).await })
+            }
+            Kind::Kubernetes(kubernetes) => {
+                start(kubernetes.clone(), |all| async move { all.follow(&name, &outlet).await })
             }
             Kind::Dns(dns) => start(dns.clone(), |dns| async move { dns.follow(&name, &outlet).await }),
         };

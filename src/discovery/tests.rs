@@ -19,15 +19,15 @@ use crate::config::model::{self, Source, StaticEndpoint, Upstream, WhenEmpty};
 use crate::telemetry::Metrics;
 
 /// Discovery that runs, and what a worker would see of it.
-struct Running {
-    directory: Directory,
+pub(super) struct Running {
+    pub(super) directory: Directory,
     config: watch::Sender<Arc<Model>>,
     metrics: Metrics,
     readiness: Readiness,
     task: JoinHandle<()>,
 }
 
-fn start(model: Model) -> Running {
+pub(super) fn start(model: Model) -> Running {
     let (directory, names) = Directory::new();
     let (config, receiver) = watch::channel(Arc::new(model));
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
@@ -38,7 +38,7 @@ fn start(model: Model) -> Running {
 }
 
 impl Running {
-    fn watch(&self, name: &str) -> watch::Receiver<Resolution> {
+    pub(super) fn watch(&self, name: &str) -> watch::Receiver<Resolution> {
         self.directory.watch(&UpstreamName::new(name)).unwrap()
     }
 
@@ -47,13 +47,13 @@ impl Running {
     }
 
     /// The value of a metric, by its name and labels as they are rendered.
-    fn metric(&self, series: &str) -> Option<f64> {
+    pub(super) fn metric(&self, series: &str) -> Option<f64> {
         let text = self.metrics.render();
         let line = text.lines().find_map(|line| line.strip_prefix(series))?;
         line.trim().parse().ok()
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.task.abort();
         if let Err(error) = self.task.await {
             assert!(error.is_cancelled(), "discovery panicked: {error}");
@@ -61,7 +61,7 @@ impl Running {
     }
 }
 
-fn model(sources: Vec<Source>) -> Model {
+pub(super) fn model(sources: Vec<Source>) -> Model {
     Model { discovery: sources, ..Model::minimal("test") }
 }
 
@@ -69,7 +69,7 @@ fn local(directory: &Path) -> Source {
     Source::Local(model::Local { directory: directory.into(), register: true })
 }
 
-fn dns(server: &Server) -> Source {
+pub(super) fn dns(server: &Server) -> Source {
     let min_ttl = Duration::from_millis(100);
     Source::Dns(model::Dns {
         servers: vec![server.address],
@@ -85,7 +85,7 @@ fn with(source: Source, edit: impl FnOnce(&mut model::Dns)) -> Source {
     Source::Dns(dns)
 }
 
-async fn eventually(what: &str, met: impl Fn() -> bool) {
+pub(super) async fn eventually(what: &str, met: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !met() {
         assert!(Instant::now() < deadline, "{what}");
@@ -93,7 +93,7 @@ async fn eventually(what: &str, met: impl Fn() -> bool) {
     }
 }
 
-fn fixed(name: &str, endpoints: &[(&str, u16)]) -> Source {
+pub(super) fn fixed(name: &str, endpoints: &[(&str, u16)]) -> Source {
     let endpoint = |(host, port): &(&str, u16)| StaticEndpoint {
         host: (*host).into(),
         port: *port,
@@ -105,14 +105,14 @@ fn fixed(name: &str, endpoints: &[(&str, u16)]) -> Source {
 }
 
 /// Waits for a resolution and returns it in a short form, with the time it took.
-async fn until(receiver: &mut watch::Receiver<Resolution>, wanted: &str) -> Duration {
+pub(super) async fn until(receiver: &mut watch::Receiver<Resolution>, wanted: &str) -> Duration {
     let start = Instant::now();
     let met = timeout(Duration::from_secs(10), receiver.wait_for(|now| short(now) == wanted)).await.is_ok();
     assert!(met, "{wanted} is wanted, {} is there", short(&receiver.borrow()));
     start.elapsed()
 }
 
-fn short(resolution: &Resolution) -> String {
+pub(super) fn short(resolution: &Resolution) -> String {
     match resolution {
         Resolution::Found(set) => {
             let all: Vec<_> = set.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();

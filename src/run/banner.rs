@@ -89,6 +89,7 @@ fn discovery(model: &Model) -> String {
             format!("static ({}{more})", names.join(", "))
         }
         Source::Consul(consul) => format!("consul ({})", consul.address),
+        Source::Kubernetes(_) => "kubernetes".to_owned(),
         Source::Dns(_) => "dns".to_owned(),
     };
     let all: Vec<_> = model.discovery.iter().map(one).collect();

@@ -153,13 +153,7 @@ impl Place {
     /// Does something in a thread of this place: its sockets stay here.
     #[track_caller]
     pub fn inside<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
-        let file = File::open(Path::new("/run/netns").join(&self.name)).unwrap();
-        let enter = || {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            what()
-        };
-        std::thread::scope(|scope| scope.spawn(enter).join())
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        inside(&self.name, what)
     }
 
     #[track_caller]
@@ -205,6 +199,18 @@ impl Place {
         all.extend(words.iter().map(OsStr::new));
         self.command(0, &all).output().unwrap()
     }
+}
+
+/// Does something in a thread of the place of this name.
+#[track_caller]
+pub fn inside<T: Send>(name: &str, what: impl FnOnce() -> T + Send) -> T {
+    let file = File::open(Path::new("/run/netns").join(name)).unwrap();
+    let enter = || {
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        what()
+    };
+    std::thread::scope(|scope| scope.spawn(enter).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// What the programs that show rules show.

@@ -20,6 +20,8 @@ pub struct Source {
     pub fixed: Option<BTreeMap<String, Vec<Endpoint>>>,
     /// Consul, through its agent.
     pub consul: Option<Consul>,
+    /// The API of Kubernetes.
+    pub kubernetes: Option<Kubernetes>,
     /// The domain name system.
     pub dns: Option<Dns>,
 }
@@ -60,6 +62,28 @@ pub struct LongEndpoint {
     pub region: Option<Word>,
     /// The zone it stands in.
     pub zone: Option<Word>,
+}
+
+/// The API of Kubernetes.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kubernetes {
+    /// A kubeconfig. Default: the service account of the pod, and outside of a
+    /// pod `$KUBECONFIG` or `~/.kube/config`.
+    pub kubeconfig: Option<Word>,
+    /// A context of the kubeconfig. Default: its current one.
+    pub context: Option<Word>,
+    /// The namespace of names without one. Default: that of the pod or of the
+    /// context.
+    pub namespace: Option<Word>,
+    /// What full names end in.
+    #[schemars(extend("default" = "cluster.local"))]
+    pub cluster_domain: Option<Word>,
+    /// What holds when a Service has no endpoint left, or exists no more.
+    #[schemars(extend("default" = "fail"))]
+    pub when_empty: Option<WhenEmpty>,
+    /// With `when_empty: keep`: for how long. Default: 30s.
+    pub keep_for: Option<Span>,
 }
 
 /// The domain name system.

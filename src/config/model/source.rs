@@ -18,6 +18,8 @@ pub enum Source {
     Static(BTreeMap<UpstreamName, Vec<StaticEndpoint>>),
     /// Consul, through its agent.
     Consul(Box<Consul>),
+    /// The API of Kubernetes.
+    Kubernetes(Kubernetes),
     /// The domain name system.
     Dns(Dns),
 }
@@ -54,6 +56,21 @@ pub struct StaticEndpoint {
     pub locality: Locality,
 }
 
+/// `discovery: [kubernetes: {…}]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// Default: the pod's service account, else `$KUBECONFIG` or `~/.kube/config`.
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig; default: its current one.
+    pub context: Option<Arc<str>>,
+    /// Of names without one; default: that of the pod or the context.
+    pub namespace: Option<Arc<str>>,
+    /// What full names end in; default `cluster.local`.
+    pub cluster_domain: Arc<str>,
+    /// Default: nothing is kept.
+    pub when_empty: WhenEmpty,
+}
+
 /// `discovery: [dns: {…}]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dns {
@@ -81,7 +98,20 @@ impl Source {
         match self {
             Self::Local(_) | Self::Static(_) => WhenEmpty::Fail,
             Self::Consul(consul) => consul.when_empty,
+            Self::Kubernetes(kubernetes) => kubernetes.when_empty,
             Self::Dns(dns) => dns.when_empty,
+        }
+    }
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        Self {
+            kubeconfig: None,
+            context: None,
+            namespace: None,
+            cluster_domain: "cluster.local".into(),
+            when_empty: WhenEmpty::Fail,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::consul::consul;
@@ -9,7 +10,7 @@ use super::{At, set};
 use crate::base::UpstreamName;
 use crate::config::expand::Environment;
 use crate::config::form;
-use crate::config::model::{Dns, KEEP_FOR, Local, Locality, Source, StaticEndpoint, WhenEmpty};
+use crate::config::model::{Dns, KEEP_FOR, Kubernetes, Local, Locality, Source, StaticEndpoint, WhenEmpty};
 use crate::config::problem::Problems;
 use crate::config::{text, units};
 
@@ -30,6 +31,9 @@ pub(super) fn discovery(
             }
             form::Source { consul: Some(form), .. } => {
                 ("consul", Source::Consul(Box::new(consul(form, at.key("consul"), environment, problems))))
+            }
+            form::Source { kubernetes: Some(form), .. } => {
+                ("kubernetes", Source::Kubernetes(kubernetes(form, at.key("kubernetes"), problems)))
             }
             form::Source { dns: Some(form), .. } => ("dns", Source::Dns(dns(form, at.key("dns"), problems))),
             _ => continue,
@@ -95,6 +99,38 @@ fn static_endpoint(form: &form::Endpoint) -> Option<StaticEndpoint> {
         weight: weight.unwrap_or(1),
         locality,
     })
+}
+
+fn kubernetes(form: &form::Kubernetes, at: At<'_>, problems: &mut Problems) -> Kubernetes {
+    let text = |word: &Option<text::Word>| word.as_ref().map(|word| Arc::<str>::from(word.0.as_str()));
+    let (namespace, domain) = (text(&form.namespace), text(&form.cluster_domain));
+    if namespace.as_deref().is_some_and(|namespace| !is_label(namespace)) {
+        let message = "a namespace has 1 to 63 of a-z, 0-9 and `-`, and neither begins nor ends with `-`";
+        problems.push(at.key("namespace").problem(message));
+    }
+    if domain.as_deref().is_some_and(|domain| !domain.split('.').all(is_label)) {
+        let message =
+            "a cluster domain looks like `cluster.local`: labels of a-z, 0-9 and `-`, with dots between";
+        problems.push(at.key("cluster_domain").problem(message));
+    }
+    let plain = Kubernetes::default();
+    let keep = (form.when_empty, form.keep_for.as_ref().map(|d| d.0));
+    Kubernetes {
+        kubeconfig: form.kubeconfig.as_ref().map(|path| PathBuf::from(&path.0)),
+        context: text(&form.context),
+        namespace,
+        cluster_domain: domain.unwrap_or(plain.cluster_domain),
+        when_empty: when_empty(keep, plain.when_empty, at, problems),
+    }
+}
+
+/// The form of RFC 1123 that Kubernetes asks for.
+fn is_label(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(plain)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 fn dns(form: &form::Dns, at: At<'_>, problems: &mut Problems) -> Dns {

@@ -12,9 +12,11 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::base::UpstreamName;
+use crate::base::directory::Directory;
 use crate::config::model::{self, ConsulToken};
 use crate::discovery::answer::Answer;
 use crate::discovery::source::{self, Chain, Feed};
+use crate::discovery::tests::model;
 
 /// What the agent says now.
 #[derive(Clone)]
@@ -178,7 +180,8 @@ struct Asked {
 }
 
 fn ask(consul: model::Consul, name: &str, old: &[source::Source]) -> Asked {
-    let chain = source::chain(&[model::Source::Consul(Box::new(consul))], old);
+    let chain =
+        source::chain(&model(vec![model::Source::Consul(Box::new(consul))]), old, &Directory::new().0);
     let (sender, answers) = mpsc::channel(64);
     let feed = chain[0].ask(&UpstreamName::new(name), 1, &sender);
     Asked { answers, last: None, chain, _feed: feed }
@@ -350,7 +353,8 @@ async fn churn_is_asked_about_less_than_once_a_second() {
 async fn more_upstreams_than_connections_take_turns() {
     let agent = Agent::start().await;
     let consul = model::Consul { connections: 2, ..agent.model() };
-    let chain = source::chain(&[model::Source::Consul(Box::new(consul))], &[]);
+    let chain =
+        source::chain(&model(vec![model::Source::Consul(Box::new(consul))]), &[], &Directory::new().0);
     let (sender, mut answers) = mpsc::channel(64);
     let feeds: Vec<_> =
         (0..6).map(|n| chain[0].ask(&UpstreamName::new(&format!("s{n}")), n, &sender)).collect();
@@ -387,7 +391,8 @@ async fn an_agent_that_refuses_connections_is_asked_less_at_once() {
     let agent = Agent::start().await;
     agent.instead("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n");
     let consul = model::Consul { connections: 6, ..agent.model() };
-    let chain = source::chain(&[model::Source::Consul(Box::new(consul))], &[]);
+    let chain =
+        source::chain(&model(vec![model::Source::Consul(Box::new(consul))]), &[], &Directory::new().0);
     let (sender, mut answers) = mpsc::channel(64);
     let _feeds: Vec<_> =
         (0..6).map(|n| chain[0].ask(&UpstreamName::new(&format!("s{n}")), n, &sender)).collect();

@@ -357,7 +357,7 @@ fn usable(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 }
 
 /// Connecting a datagram socket sends nothing; it only looks for a route.
-fn has_route(ip: IpAddr) -> bool {
+pub(super) fn has_route(ip: IpAddr) -> bool {
     UdpSocket::bind("[::]:0").is_ok_and(|socket| socket.connect((ip, 9)).is_ok())
 }
 
