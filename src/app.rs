@@ -16,8 +16,8 @@ use crate::base::UpstreamName;
 use crate::base::directory::Directory;
 use crate::base::drain::{self, Stage};
 use crate::base::readiness::{Condition, Readiness};
-use crate::config::Model;
-use crate::discovery::Discovery;
+use crate::config::{Model, Values};
+use crate::discovery::{Discovery, values};
 use crate::proxy::{self, Gate, Instance, Layer};
 use crate::runtime::{self, Order, Plan};
 use crate::telemetry::{Metrics, names};
@@ -36,6 +36,8 @@ const UPKEEP: Duration = Duration::from_secs(1);
 pub struct Options {
     /// Newer models, each validated; the app applies them.
     pub reloads: Option<mpsc::Receiver<Arc<Model>>>,
+    /// What is known of the keys of Consul that the files name; the app asks.
+    pub values: Option<Values>,
     /// Where to count; a fresh registry unless told otherwise.
     pub metrics: Metrics,
     /// May hold conditions already, which must be met as well before it is ready.
@@ -97,7 +99,7 @@ impl App {
     /// is an error here, and nothing is left running.
     #[allow(clippy::needless_pass_by_value, reason = "it is handed over")]
     pub fn start(model: Arc<Model>, options: Options) -> Result<Self, StartError> {
-        let Options { reloads, metrics, readiness, layer } = options;
+        let Options { reloads, values, metrics, readiness, layer } = options;
         let Bound { addresses, admin, probes, workers: listeners } = Bound::new(&model)?;
         let first_answers = readiness.condition("discovery");
         let (directory, wanted) = Directory::new();
@@ -156,7 +158,7 @@ impl App {
             Discovery { config: model_receiver, names: wanted, directory, metrics: app.metrics.clone() };
         app.metrics.gauge(&names::CONFIG_VERSION, &[]).set(1.0);
         app.spawn(runtime::control(move || {
-            controls.run(discovery, first_answers, reloads, (admin, probes), control_drain)
+            controls.run(discovery, first_answers, (reloads, values), (admin, probes), control_drain)
         }))?;
         Ok(app)
     }
@@ -346,7 +348,7 @@ impl Control {
         mut self,
         discovery: Discovery,
         first_answers: Condition,
-        reloads: Option<mpsc::Receiver<Arc<Model>>>,
+        (reloads, values): (Option<mpsc::Receiver<Arc<Model>>>, Option<Values>),
         listeners: (TcpListener, TcpListener),
         mut ends: drain::Watch,
     ) {
@@ -356,12 +358,15 @@ impl Control {
         spawn_local(discovery.run(first_answers));
         spawn_local(admin::serve(admin, admin::admin(state.clone()), ends.clone()));
         spawn_local(admin::serve(probes, admin::probes(state), ends.clone()));
-        spawn_local(registered::stand(
+        let standing = spawn_local(registered::stand(
             self.readiness.clone(),
             self.model.subscribe(),
-            (self.inbound, self.entries.clone()),
+            (self.inbound, self.entries.clone(), ends.clone()),
             metrics.clone(),
         ));
+        if let Some(values) = values {
+            spawn_local(values::follow(values));
+        }
         spawn_local(async move {
             loop {
                 tokio::time::sleep(UPKEEP).await;
@@ -376,6 +381,8 @@ impl Control {
             });
         }
         ends.reached(Stage::Stopped).await;
+        // The last words to registries, which are bounded.
+        let _ = standing.await;
     }
 
     fn admin_state(&self) -> AdminState {

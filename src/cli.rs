@@ -17,6 +17,7 @@ use crate::config::schema::Which;
 use crate::config::{self, Environment, Loaded, Problems};
 use crate::dev;
 use crate::kubernetes::redirect;
+use crate::run::values::Refused;
 use crate::run::{self, Plan};
 use crate::telemetry::{Metrics, logging, names};
 
@@ -201,18 +202,23 @@ fn bad(error: &dyn std::fmt::Display) -> ExitCode {
 }
 
 fn start(args: Run, format: logging::Format) -> u8 {
-    let environment = Environment::process();
+    let values = config::Values::default();
+    let environment = Environment::process().with_values(values.clone());
     let metrics = Metrics::new();
     let file =
         args.config.clone().or_else(|| Some(DEFAULT_FILE.into()).filter(|file: &PathBuf| file.exists()));
     let (model, reload) = match &file {
         None => (Arc::new(defaults(&args, &environment)), None),
-        Some(file) => match config::load(file, &environment) {
+        Some(file) => match run::values::load(file, &environment) {
             Ok(loaded) => {
                 warn(&loaded.warnings);
                 (Arc::clone(&loaded.model), Some(reload(file, environment, &loaded, &metrics)))
             }
-            Err(problems) => return refused(&problems),
+            Err(Refused::Problems(problems)) => return refused(&problems),
+            Err(Refused::System(error)) => {
+                eprintln!("pillion: {error}");
+                return run::START_FAILED;
+            }
         },
     };
     if let Some(file) = &file
@@ -232,6 +238,7 @@ fn start(args: Run, format: logging::Format) -> u8 {
         model,
         file: file.map(|file| file.display().to_string()),
         reload,
+        values,
         metrics,
         command: args.command,
         banner: format == logging::Format::Human,

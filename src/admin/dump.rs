@@ -14,8 +14,8 @@ use super::AdminState;
 use crate::base::{Origin, ProxyProtocol};
 use crate::config::Model;
 use crate::config::model::{
-    Balance, Consul, ConsulToken, HashOn, HealthQuestion, Json, Pattern, Propagator, Retry, RetryOn, Route,
-    RoutePolicy, Segment, Source, StaticEndpoint, Timeout, ValueMatch, WhenEmpty,
+    Balance, Check, Consul, ConsulToken, HashOn, HealthQuestion, Json, Pattern, Propagator, Reach, Register,
+    Retry, RetryOn, Route, RoutePolicy, Segment, Source, StaticEndpoint, Timeout, ValueMatch, WhenEmpty,
 };
 
 pub(super) async fn config_dump(State(state): State<AdminState>) -> impl IntoResponse {
@@ -171,6 +171,27 @@ fn put_when_empty(values: &mut Values<'_>, when_empty: WhenEmpty) {
     }
 }
 
+/// How the service is entered.
+fn register(values: &mut Values<'_>, register: Option<&Register>) {
+    let Some(register) = register else { return values.put("register", false) };
+    let reach = |reach: &Reach| match reach.port {
+        Some(port) => format!("{} port {port}", reach.host),
+        None => reach.host.to_string(),
+    };
+    values.put("register.address", register.address.as_ref().map(reach));
+    let (check, ttl) = match register.check {
+        Check::Ttl(ttl) => ("ttl", Some(text(ttl))),
+        Check::Http => ("http", None),
+        Check::Grpc => ("grpc", None),
+    };
+    values.put("register.check", check);
+    values.put("register.ttl", ttl);
+    values.put("register.deregister_after", text(register.deregister_after));
+    values.put("register.weight", register.weight);
+    let metadata = register.metadata.iter().map(|(k, v)| (k.to_string(), json!(**v)));
+    values.put("register.metadata", metadata.collect::<Map<_, _>>());
+}
+
 /// All but the token.
 fn consul(values: &mut Values<'_>, consul: &Consul) {
     let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
@@ -195,6 +216,7 @@ fn consul(values: &mut Values<'_>, consul: &Consul) {
     values.put("near", instances.near.as_deref());
     values.put("limit", instances.limit);
     values.put("only_passing", instances.only_passing);
+    register(values, consul.register.as_ref());
     values.put(
         "queries",
         consul.queries.iter().map(|(k, v)| (k.to_string(), json!(**v))).collect::<Map<_, _>>(),

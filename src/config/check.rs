@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::EXIT_CODE;
 use super::dev;
 use super::expand::{Environment, read_bounded};
-use super::load::{Loaded, load, load_policy};
+use super::load::{Loaded, draft, load_policy};
 use super::model::{Model, Pattern, Retry, Route, Timeout};
 use super::problem::{Problems, plural};
 use super::schema::{Which, schema};
@@ -34,7 +34,7 @@ pub fn check(paths: &[PathBuf], environment: &Environment, out: &mut impl Write)
         }
         match check_one(path, environment) {
             Ok(loaded) => {
-                for warning in loaded.warnings.iter() {
+                for warning in loaded.warnings.iter().chain(loaded.holes.iter()) {
                     write!(out, "{warning}")?;
                 }
                 list(&loaded.model, paths.len() > 1, path, out)?;
@@ -58,7 +58,7 @@ pub fn print_schema(which: Which, out: &mut impl Write) -> io::Result<()> {
 fn check_one(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
     match kind_of(path) {
         Which::Policy => load_policy(path, environment),
-        Which::Main | Which::Dev => load(path, environment),
+        Which::Main | Which::Dev => draft(path, environment),
     }
 }
 

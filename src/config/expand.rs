@@ -1,21 +1,28 @@
-//! `${VAR}`, `${VAR:-default}` and `${file:/path}` in values. What comes out is
-//! text: it can't add keys or lists. It may be a secret, so no message holds it.
+//! `${VAR}`, `${VAR:-default}`, `${file:/path}` and `${consul:key}` in values.
+//! What comes out is text: it can't add keys or lists. It may be a secret, so no
+//! message holds it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::problem::Problems;
+use super::problem::{Problem, Problems};
 use super::tree::{File, Kind, Node, Scalar, Span, Style};
+use super::values::{Known, Values};
 
 /// Largest file that `${file:…}` reads, and longest value that comes out.
 const LARGEST: usize = 64 * 1024;
 
-/// The variables that a file may name.
+/// Most keys of Consul that all files may name.
+const KEYS: usize = 256;
+
+/// The variables that a file may name, and what is known of Consul's keys.
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
+    values: Option<Values>,
 }
 
 /// Where expansion reads, and what it has read.
@@ -26,18 +33,43 @@ pub struct Sources<'a> {
     pub folder: &'a Path,
     /// The files that were read or should have been, and what was in them.
     pub read: Vec<(PathBuf, Option<String>)>,
+    /// The keys of Consul that were named, and what was put in their place.
+    pub keys: BTreeMap<Arc<str>, Option<String>>,
+    /// Values that are left out until they are known, each with its place.
+    pub holes: Problems,
+    /// Why `${consul:…}` can't stand where expansion is now.
+    not_here: Option<&'static str>,
+}
+
+/// What stands for an expansion.
+enum Found {
+    Text(String),
+    /// It is not known yet.
+    Hole,
 }
 
 impl Environment {
     /// The variables of this process. Those that are not UTF-8 are left out.
     pub fn process() -> Self {
         let text = |text: OsString| text.into_string().ok();
-        Self { variables: std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?))).collect() }
+        let variables = std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?))).collect();
+        Self { variables, values: None }
     }
 
     /// Exactly these variables.
     pub fn of<K: Into<String>, V: Into<String>>(variables: impl IntoIterator<Item = (K, V)>) -> Self {
-        Self { variables: variables.into_iter().map(|(k, v)| (k.into(), v.into())).collect() }
+        let variables = variables.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+        Self { variables, values: None }
+    }
+
+    /// The same, with Consul's keys as far as `values` knows them.
+    pub fn with_values(self, values: Values) -> Self {
+        Self { values: Some(values), ..self }
+    }
+
+    /// What is known of Consul's keys; `None` where nobody asks.
+    pub fn values(&self) -> Option<&Values> {
+        self.values.as_ref()
     }
 
     /// Adds the lines `NAME=value` of a `.env` file. A variable that is already
@@ -88,12 +120,23 @@ fn dotenv_value(text: &str) -> String {
     text.split(" #").next().unwrap_or("").trim_end().to_owned()
 }
 
-/// Expands every value below `node`.
-pub fn expand(file: &File, node: &mut Node, sources: &mut Sources<'_>, problems: &mut Problems) {
+/// Expands every value of the file whose tree begins at `root`. `${consul:…}`
+/// can't stand in `discovery`, which says how Consul is reached.
+pub fn expand(file: &File, root: &mut Node, sources: &mut Sources<'_>, problems: &mut Problems) {
+    let Kind::Map(map) = &mut root.kind else { return below(file, root, sources, problems) };
+    let everywhere = sources.not_here;
+    for entry in &mut map.entries {
+        let here = (entry.key == "discovery").then_some("in `discovery`, which says where Consul is");
+        sources.not_here = everywhere.or(here);
+        below(file, &mut entry.value, sources, problems);
+    }
+}
+
+fn below(file: &File, node: &mut Node, sources: &mut Sources<'_>, problems: &mut Problems) {
     match &mut node.kind {
-        Kind::List(items) => items.iter_mut().for_each(|item| expand(file, item, sources, problems)),
+        Kind::List(items) => items.iter_mut().for_each(|item| below(file, item, sources, problems)),
         Kind::Map(map) => {
-            map.entries.iter_mut().for_each(|entry| expand(file, &mut entry.value, sources, problems));
+            map.entries.iter_mut().for_each(|entry| below(file, &mut entry.value, sources, problems));
         }
         Kind::Scalar(scalar) if scalar.text.contains('$') => {
             let whole = scalar.text.starts_with("${") && scalar.text.find('}') == Some(scalar.text.len() - 1);
@@ -119,7 +162,8 @@ fn text(
     sources: &mut Sources<'_>,
     problems: &mut Problems,
 ) -> Option<String> {
-    let (mut out, mut rest, before) = (String::new(), text, problems.count());
+    let (mut out, mut rest) = (String::new(), text);
+    let (before, mut whole) = (problems.iter().filter(|problem| !problem.warning).count(), true);
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
@@ -132,8 +176,10 @@ fn text(
                     .push(file.problem(span, "`${` without its `}`").help("write `$$` for a dollar sign"));
                 return None;
             };
-            match sources.look_up(inner) {
-                Ok(value) => out.push_str(&value),
+            let place = || file.problem(span, "");
+            match sources.look_up(inner, place, problems) {
+                Ok(Found::Text(value)) => out.push_str(&value),
+                Ok(Found::Hole) => whole = false,
                 Err(why) => problems.push(file.problem(span, why)),
             }
             rest = after;
@@ -147,31 +193,99 @@ fn text(
         }
     }
     out.push_str(rest);
-    (problems.count() == before).then_some(out)
+    let errors = problems.iter().filter(|problem| !problem.warning).count();
+    (whole && errors == before).then_some(out)
 }
 
-impl Sources<'_> {
-    /// What stands for `inner` of `${inner}`.
-    fn look_up(&mut self, inner: &str) -> Result<String, String> {
+impl<'a> Sources<'a> {
+    /// Nothing read yet. `not_here`: why `${consul:…}` can't stand in this file.
+    pub fn new(environment: &'a Environment, folder: &'a Path, not_here: Option<&'static str>) -> Self {
+        Self {
+            environment,
+            folder,
+            read: Vec::new(),
+            keys: BTreeMap::new(),
+            holes: Problems::default(),
+            not_here,
+        }
+    }
+
+    /// What stands for `inner` of `${inner}`, which stands at `place`.
+    fn look_up(
+        &mut self,
+        inner: &str,
+        place: impl Fn() -> Problem,
+        problems: &mut Problems,
+    ) -> Result<Found, String> {
         if let Some(path) = inner.strip_prefix("file:") {
-            return self.read(path);
+            return self.read(path).map(Found::Text);
         }
         let (name, default) = match inner.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
             None => (inner, None),
         };
+        if let Some(key) = name.strip_prefix("consul:") {
+            return self.of_consul(key, default, &place, problems);
+        }
         if !is_name(name) {
             return Err(format!(
-                "`${{{inner}}}` is no expansion: write `${{NAME}}`, `${{NAME:-default}}` or `${{file:/path}}`"
+                "`${{{inner}}}` is no expansion: write `${{NAME}}`, `${{NAME:-default}}`, `${{file:/path}}` or `${{consul:key}}`"
             ));
         }
         match (self.environment.get(name), default) {
-            (Some(""), Some(default)) | (None, Some(default)) => Ok(default.to_owned()),
-            (Some(value), _) => Ok(value.to_owned()),
+            (Some(""), Some(default)) | (None, Some(default)) => Ok(Found::Text(default.to_owned())),
+            (Some(value), _) => Ok(Found::Text(value.to_owned())),
             (None, None) => {
                 Err(format!("the variable `{name}` is not set: set it, or write `${{{name}:-default}}`"))
             }
         }
+    }
+
+    /// The value of a key of Consul.
+    fn of_consul(
+        &mut self,
+        key: &str,
+        default: Option<&str>,
+        place: &impl Fn() -> Problem,
+        problems: &mut Problems,
+    ) -> Result<Found, String> {
+        if let Some(why) = self.not_here {
+            return Err(format!("`${{consul:…}}` can't stand {why}"));
+        }
+        if !is_key(key) {
+            return Err(format!("`{key}` is no key of Consul: write a path such as `config/orders/rate`"));
+        }
+        let known = self.environment.values().map(|values| values.get(key));
+        let write = format!("write `${{consul:{key}:-default}}` for a value to go on with");
+        let found = match (&known, default) {
+            (Some(Some(Known::Found(value))), _) => Ok(Found::Text(value.to_string())),
+            (Some(Some(Known::Absent)) | None, Some(default)) => Ok(Found::Text(default.to_owned())),
+            (Some(Some(Known::Absent)), None) => {
+                Err(format!("Consul has no key `{key}`: put it there, or {write}"))
+            }
+            (Some(Some(Known::Failed(why))), None) => {
+                Err(format!("Consul did not tell the key `{key}` ({why}): {write}"))
+            }
+            (Some(Some(Known::Failed(why))), Some(default)) => {
+                let message = format!("Consul did not tell the key `{key}` ({why}): its default is used");
+                problems.push(Problem { message, ..place() }.warn());
+                Ok(Found::Text(default.to_owned()))
+            }
+            (Some(None), _) | (None, None) => {
+                let message = format!("what depends on Consul's key `{key}` was not checked");
+                self.holes.push(Problem { message, ..place() }.warn());
+                Ok(Found::Hole)
+            }
+        };
+        let text = match &found {
+            Ok(Found::Text(text)) => Some(text.clone()),
+            _ => None,
+        };
+        self.keys.insert(key.into(), text);
+        if self.keys.len() > KEYS {
+            return Err(format!("more than {KEYS} keys of Consul are named"));
+        }
+        found
     }
 
     fn read(&mut self, path: &str) -> Result<String, String> {
@@ -218,6 +332,16 @@ fn plain(error: &std::io::Error) -> String {
     }
 }
 
+/// What Consul's client would send as it stands.
+fn is_key(text: &str) -> bool {
+    let part = |part: &str| part != "." && part != "..";
+    !text.is_empty()
+        && text.len() <= 512
+        && !text.starts_with('/')
+        && !text.contains(char::is_control)
+        && text.split('/').all(part)
+}
+
 fn is_name(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with(|c: char| c.is_ascii_digit())
@@ -230,8 +354,7 @@ mod tests {
 
     fn run(value: &str) -> Result<String, String> {
         let environment = Environment::of([("A", "one"), ("EMPTY", "")]);
-        let mut sources =
-            Sources { environment: &environment, folder: Path::new("/nowhere"), read: Vec::new() };
+        let mut sources = Sources::new(&environment, Path::new("/nowhere"), None);
         let (file, mut problems) = (File::new("f", value), Problems::default());
         match text(&file, Span::default(), value, &mut sources, &mut problems) {
             Some(text) => Ok(text),

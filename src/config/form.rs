@@ -7,6 +7,7 @@
 
 mod consul;
 mod policy;
+mod register;
 mod source;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -16,6 +17,7 @@ use super::text::{Bind, GrpcService, Network, Pause, ServiceName, Size, Span, Ur
 
 pub use consul::*;
 pub use policy::*;
+pub use register::*;
 pub use source::*;
 
 /// `pillion.yaml`: the sidecar.

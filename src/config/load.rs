@@ -1,7 +1,7 @@
 //! Reads all files, whole, and reports everything that is wrong in one run.
 
-use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,12 +12,13 @@ use serde::de::DeserializeOwned;
 use super::descriptor;
 use super::expand::{self, Environment, Sources};
 use super::form;
-use super::model::Model;
+use super::model::{Model, Source};
 use super::problem::{Problem, Problems};
 use super::resolve::{self, At, Routes};
 use super::schema::{self, Which};
 use super::shape;
 use super::tree::{self, File, Kind, Node};
+use super::values::Wants;
 use crate::base::{Origin, UpstreamName};
 
 /// More policy files than this are refused.
@@ -32,6 +33,11 @@ pub struct Loaded {
     pub watched: Vec<PathBuf>,
     /// What is odd but can be used.
     pub warnings: Problems,
+    /// Values of Consul that are not known yet. What depends on them is left
+    /// out of the model, so it must not be used unless this is empty.
+    pub holes: Problems,
+    /// The keys of Consul that the files name.
+    pub(super) keys: BTreeSet<Arc<str>>,
     /// Differs if any file's content does.
     pub(super) fingerprint: u64,
 }
@@ -42,12 +48,25 @@ pub(super) struct Refused {
     pub problems: Problems,
     /// As in [`Loaded`].
     pub watched: Vec<PathBuf>,
+    /// As in [`Loaded`], as far as the files could be read.
+    pub keys: BTreeSet<Arc<str>>,
     /// As in [`Loaded`].
     pub fingerprint: u64,
 }
 
-/// Reads `pillion.yaml` at `path` and the policy files that it names.
+/// Reads `pillion.yaml` at `path` and the policy files that it names. A value of
+/// Consul that is not known is a problem.
 pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
+    let mut loaded = draft(path, environment)?;
+    if loaded.holes.is_empty() {
+        return Ok(loaded);
+    }
+    loaded.holes.as_errors("write `${consul:key:-default}` for a value to go on with");
+    Err(loaded.holes)
+}
+
+/// The same, where values of Consul may be left out as long as they are not known.
+pub fn draft(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
     load_for_reload(path, environment).map_err(|refused| refused.problems)
 }
 
@@ -116,6 +135,15 @@ struct Loader<'a> {
     /// Names of the files in the order of reading.
     files: Vec<Arc<str>>,
     sources: BTreeMap<String, Origin>,
+    holes: Problems,
+    keys: BTreeSet<Arc<str>>,
+}
+
+impl Loaded {
+    /// What has to be asked of Consul, and where it is.
+    pub fn wants(&self) -> Wants {
+        Wants { keys: self.keys.clone(), discovery: self.model.discovery.clone() }
+    }
 }
 
 impl<'a> Loader<'a> {
@@ -128,6 +156,8 @@ impl<'a> Loader<'a> {
             hasher: DefaultHasher::new(),
             files: Vec::new(),
             sources: BTreeMap::new(),
+            holes: Problems::default(),
+            keys: BTreeSet::new(),
         }
     }
 
@@ -151,6 +181,15 @@ impl<'a> Loader<'a> {
         self.descriptors(&mut routes);
         let at = At::root(&file, &root);
         let model = resolve::resolve(&main, at, &routes, self.environment, &mut self.problems);
+        let consul = model.discovery.iter().any(|source| matches!(source, Source::Consul(_)));
+        if let Some(first) = self.holes.iter().next()
+            && !consul
+            && !at.lost("discovery")
+        {
+            let message = "`${consul:…}` needs Consul, which `discovery` does not name";
+            let problem = Problem { message: message.into(), warning: false, ..first.clone() };
+            self.problems.push(problem.help("add `- consul: {}` to `discovery` in pillion.yaml"));
+        }
         self.finish(model)
     }
 
@@ -160,19 +199,23 @@ impl<'a> Loader<'a> {
             return self.refuse();
         }
         model.sources = Arc::new(std::mem::take(&mut self.sources));
+        self.holes.sort(&self.files);
         let (_, warnings) = self.problems.split();
         self.watched.dedup();
         Ok(Loaded {
             model: Arc::new(model),
             watched: self.watched,
             warnings,
+            holes: self.holes,
+            keys: self.keys,
             fingerprint: self.hasher.finish(),
         })
     }
 
-    fn refuse(self) -> Result<Loaded, Refused> {
-        let (watched, fingerprint) = (self.watched.clone(), self.hasher.finish());
-        Err(Refused { problems: self.refuse_problems(), watched, fingerprint })
+    fn refuse(mut self) -> Result<Loaded, Refused> {
+        let (watched, fingerprint) = (std::mem::take(&mut self.watched), self.hasher.finish());
+        let keys = std::mem::take(&mut self.keys);
+        Err(Refused { problems: self.refuse_problems(), watched, keys, fingerprint })
     }
 
     fn refuse_problems(mut self) -> Problems {
@@ -203,8 +246,14 @@ impl<'a> Loader<'a> {
         self.files.push(file.name.clone());
         let mut root = file.parse(text, &mut self.problems)?;
         let folder = self.folder.clone();
-        let mut sources = Sources { environment: self.environment, folder: &folder, read: Vec::new() };
+        let not_here = matches!(which, Which::Dev).then_some("in this file");
+        let mut sources = Sources::new(self.environment, &folder, not_here);
         expand::expand(&file, &mut root, &mut sources, &mut self.problems);
+        for (key, text) in sources.keys {
+            (&key, text).hash(&mut self.hasher);
+            self.keys.insert(key);
+        }
+        self.holes.extend(sources.holes);
         for (path, content) in sources.read {
             (&path, content).hash(&mut self.hasher);
             self.watched.push(path);

@@ -21,12 +21,14 @@ mod shape;
 mod text;
 mod tree;
 pub mod units;
+pub mod values;
 
 pub use expand::Environment;
-pub use load::{Loaded, defaults, load, load_policy, load_str};
+pub use load::{Loaded, defaults, draft, load, load_policy, load_str};
 pub use model::Model;
 pub use problem::{Problem, Problems};
 pub use reload::Reload;
+pub use values::Values;
 
 /// The exit code of a program that was given a bad configuration (`EX_CONFIG`
 /// of sysexits.h).

@@ -7,6 +7,7 @@
 
 mod consul;
 mod json;
+mod register;
 mod source;
 mod upstream;
 
@@ -20,6 +21,7 @@ use http::header::HeaderName;
 
 pub use self::consul::{Consistency, Consul, ConsulInstances, ConsulTls, ConsulToken};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
+pub use self::register::{Check, Reach, Register};
 pub use self::source::{Dns, KEEP_FOR, Kubernetes, Local, Source, StaticEndpoint, WhenEmpty};
 pub use self::upstream::{Connections, Upstream};
 pub use crate::base::Limits;

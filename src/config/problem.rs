@@ -123,6 +123,14 @@ impl Problems {
         self.list.retain(|problem| seen.insert(problem.headline()));
     }
 
+    /// Makes errors of all warnings, each with what to do about it.
+    pub(super) fn as_errors(&mut self, help: &str) {
+        for problem in &mut self.list {
+            problem.warning = false;
+            problem.help = Some(help.to_owned());
+        }
+    }
+
     /// Parts the errors from the warnings.
     pub(super) fn split(self) -> (Self, Self) {
         let (warnings, errors) = self.list.into_iter().partition(|problem| problem.warning);

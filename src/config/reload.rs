@@ -10,6 +10,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,7 @@ use self::watch::Watch;
 use super::expand::Environment;
 use super::load::{Loaded, load_for_reload};
 use super::model::Model;
+use super::values::Wants;
 
 /// Files that change together are read together: so long must be silence.
 const QUIET: Duration = Duration::from_millis(100);
@@ -64,6 +66,10 @@ impl Reload {
         let signal = Arc::new(Signal::default());
         let mut watch = Watch::new(signal.clone())?;
         watch.follow(&loaded.watched);
+        if let Some(values) = environment.values() {
+            let signal = signal.clone();
+            values.on_news(move || signal.raise(|flags| flags.changed = Some(Instant::now())));
+        }
         // Something may have changed between the reading and the watching.
         signal.raise(|flags| flags.changed = Some(Instant::now()));
         let (sender, receiver) = mpsc::channel(1);
@@ -76,6 +82,7 @@ impl Reload {
             sender,
             current: loaded.model.clone(),
             fingerprint: loaded.fingerprint,
+            keys: loaded.keys.clone(),
             refused: None,
             offer: None,
             unasked: true,
@@ -150,6 +157,8 @@ struct Keeper {
     sender: mpsc::Sender<Arc<Model>>,
     current: Arc<Model>,
     fingerprint: u64,
+    /// The keys of Consul that the configuration in force names.
+    keys: BTreeSet<Arc<str>>,
     /// The fingerprint of the bad files that were reported last.
     refused: Option<u64>,
     /// A model that nobody has taken yet.
@@ -209,6 +218,12 @@ impl Keeper {
         match load_for_reload(&self.path, &self.environment) {
             Ok(loaded) => {
                 self.follow(&loaded.watched, signal);
+                self.want(loaded.wants());
+                if !loaded.holes.is_empty() {
+                    // What is known of them, or why it is not, brings us back.
+                    return;
+                }
+                self.keys.clone_from(&loaded.keys);
                 self.meters.refused.set(0.0);
                 let was_refused = self.refused.take().is_some();
                 if loaded.fingerprint == self.fingerprint {
@@ -222,6 +237,8 @@ impl Keeper {
             }
             Err(refused) => {
                 self.follow(&refused.watched, signal);
+                let keys = &self.keys | &refused.keys;
+                self.want(Wants { keys, discovery: self.current.discovery.clone() });
                 if self.refused == Some(refused.fingerprint) && !asked {
                     return;
                 }
@@ -239,6 +256,13 @@ impl Keeper {
         if self.watch.follow(paths) {
             self.unasked = true;
             signal.raise(|flags| flags.changed = Some(Instant::now()));
+        }
+    }
+
+    /// Has what the files name asked of Consul, where somebody asks.
+    fn want(&self, wants: Wants) {
+        if let Some(values) = self.environment.values() {
+            values.want(wants);
         }
     }
 

@@ -5,6 +5,7 @@
 mod consul;
 mod discovery;
 mod ports;
+mod register;
 mod routes;
 mod whole;
 
@@ -130,7 +131,8 @@ pub(super) fn resolve(
         set(&mut model.drain.deadline, drain.deadline.as_ref().map(|d| d.0));
     }
     if let Some(sources) = &main.discovery {
-        model.discovery = discovery::discovery(sources, at.key("discovery"), environment, problems);
+        model.discovery =
+            discovery::discovery(sources, at.key("discovery"), environment, &model.service, problems);
     }
     if let Some(form::Egress::RegisteredOnly) = main.egress {
         model.egress = Egress::RegisteredOnly;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
+use super::model::Reach as Reachable;
 use super::units;
 use crate::base::Network as IpNetwork;
 use crate::base::{Authority, UpstreamName};
@@ -82,6 +83,8 @@ formats! {
     Bind(SocketAddr) = "pillion-bind" "an address such as `127.0.0.1:8080`" r"^.+:[0-9]+$|\$\{" bind;
     /// An address to connect to.
     Target(HostPort) = "pillion-address" "an address such as `10.0.0.7:8080`" r"^.+:[0-9]+$|\$\{" target;
+    /// A host that others reach, whose port may be missing.
+    Reach(Reachable) = "pillion-reach" "a host such as `10.0.0.5` or `10.0.0.5:8702`" r"^.+$" reach;
     /// The address of a server, whose port may be missing.
     Server(SocketAddr) = "pillion-server" "an address such as `10.0.0.2` or `10.0.0.2:53`" r"^.+$" server;
     /// Addresses with one beginning.
@@ -130,6 +133,22 @@ fn target(text: &str) -> Result<HostPort, String> {
     match authority.port() {
         Some(port) => Ok(HostPort { host, port }),
         None => Err(format!("an address needs a port: write `{text}:8080`")),
+    }
+}
+
+fn reach(text: &str) -> Result<Reachable, String> {
+    let wrong =
+        || format!("`{text}` is no host: write it like `10.0.0.5`, `orders.example` or `10.0.0.5:8702`");
+    let (host, port) = match text.parse::<IpAddr>() {
+        Ok(ip) => (ip.to_string(), None),
+        Err(_) => {
+            let authority = Authority::parse(text).ok_or_else(wrong)?;
+            (authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(), authority.port())
+        }
+    };
+    match host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) || port == Some(0) {
+        true => Err(format!("nobody reaches `{text}`: write the address or the name that callers use")),
+        false => Ok(Reachable { host: host.into(), port }),
     }
 }
 

@@ -29,7 +29,9 @@ mod fronted;
 pub mod health;
 mod kubernetes;
 mod local;
+mod register;
 mod source;
+pub mod values;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +46,7 @@ use crate::base::readiness::Condition;
 use crate::config::Model;
 use crate::telemetry::Metrics;
 
-pub use local::{Registration, register};
+pub use register::Standing;
 
 /// How long readiness waits for the upstreams that a policy names.
 const FIRST_ANSWERS: Duration = Duration::from_secs(5);

@@ -7,10 +7,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::Discovery;
 use super::counts::Counts;
 use super::dns::server::{Reply, Server};
+use super::local::register;
 use super::local::tests::{child, folder};
-use super::{Discovery, register};
 use crate::base::directory::{Directory, MAX_UPSTREAMS};
 use crate::base::readiness::{Readiness, State};
 use crate::base::{Protocol, Resolution, Said, UpstreamName};

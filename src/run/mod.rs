@@ -8,6 +8,7 @@ pub mod banner;
 pub mod child;
 pub mod ports;
 pub mod signals;
+pub mod values;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -21,7 +22,7 @@ use self::child::{Child, Command};
 use self::signals::{Request, Signals};
 use crate::app::{App, Options};
 use crate::base::readiness::{Condition, Readiness, State};
-use crate::config::{Model, reload::Reload};
+use crate::config::{Model, Values, reload::Reload};
 use crate::telemetry::Metrics;
 
 /// The sidecar could not start.
@@ -46,6 +47,8 @@ pub struct Plan {
     pub file: Option<String>,
     /// Newer models, and who makes them.
     pub reload: Option<(Reload, tokio::sync::mpsc::Receiver<Arc<Model>>)>,
+    /// What is known of the keys of Consul that the files name.
+    pub values: Values,
     /// Where to count.
     pub metrics: Metrics,
     /// The service's command; empty if it is started by somebody else.
@@ -84,7 +87,8 @@ async fn start(plan: Plan) -> u8 {
     let readiness = Readiness::default();
     // Before the start: it must not be ready without its service for a moment.
     let service = (!plan.command.is_empty()).then(|| readiness.condition(SERVICE));
-    let options = Options { reloads, metrics: plan.metrics, readiness, ..Options::default() };
+    let values = Some(plan.values);
+    let options = Options { reloads, values, metrics: plan.metrics, readiness, ..Options::default() };
     let app = match App::start(Arc::clone(&plan.model), options) {
         Ok(app) => app,
         Err(error) => return failed(&error),

@@ -124,6 +124,7 @@ go_part() {
 go_part grpc-go grpc-go-errors
 go_part go-clients go-clients
 go_part websocket/go websocket-go
+go_part consul/go consul-go
 
 # tonic's client and server of the same cases.
 CARGO_TARGET_DIR=$PILLION_CACHE/tonic-interop cargo build --locked \

@@ -102,6 +102,15 @@ impl Address {
         matches!(self.kind, Kind::Tcp { tls: true, .. })
     }
 
+    /// The IP address or name of its host, without brackets, and its port; `None`
+    /// for a socket of this machine.
+    pub fn target(&self) -> Option<(&str, u16)> {
+        match &self.kind {
+            Kind::Tcp { port, .. } => Some((self.host(), *port)),
+            Kind::Unix(_) => None,
+        }
+    }
+
     /// The IP address or name of its host, without brackets.
     fn host(&self) -> &str {
         match &self.kind {

@@ -65,6 +65,8 @@ pub struct Consul {
     pub when_empty: Option<WhenEmpty>,
     /// With `when_empty: keep`: for how long. Default: 30s.
     pub keep_for: Option<Span>,
+    /// Whether and how the fronted service is entered. Default: it is not.
+    pub register: Option<super::Register>,
     /// Questions at one time.
     #[schemars(range(min = 1, max = 10000), extend("default" = 100))]
     pub connections: Option<u32>,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::WhenEmpty;
+use super::register::Register;
 use crate::base::UpstreamName;
 
 /// `discovery: [consul: {…}]`.
@@ -38,6 +39,8 @@ pub struct Consul {
     pub when_empty: WhenEmpty,
     /// Questions at one time; default 100.
     pub connections: u32,
+    /// How the service is entered; default not at all.
+    pub register: Option<Register>,
 }
 
 /// Which instances of a service are used.
@@ -121,6 +124,7 @@ impl Default for Consul {
             keep_lost: Duration::from_secs(300),
             when_empty: WhenEmpty::Fail,
             connections: 100,
+            register: None,
         }
     }
 }

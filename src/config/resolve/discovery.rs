@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::consul::consul;
+use super::register::register;
 use super::{At, set};
 use crate::base::UpstreamName;
 use crate::config::expand::Environment;
 use crate::config::form;
-use crate::config::model::{Dns, KEEP_FOR, Kubernetes, Local, Locality, Source, StaticEndpoint, WhenEmpty};
+use crate::config::model::{
+    Dns, KEEP_FOR, Kubernetes, Local, Locality, Service, Source, StaticEndpoint, WhenEmpty,
+};
 use crate::config::problem::Problems;
 use crate::config::{text, units};
 
@@ -19,6 +22,7 @@ pub(super) fn discovery(
     forms: &[form::Source],
     at: At<'_>,
     environment: &Environment,
+    service: &Service,
     problems: &mut Problems,
 ) -> Vec<Source> {
     let (mut sources, mut seen) = (Vec::new(), BTreeMap::new());
@@ -30,7 +34,10 @@ pub(super) fn discovery(
                 ("static", Source::Static(fixed(form, at.key("static"), problems)))
             }
             form::Source { consul: Some(form), .. } => {
-                ("consul", Source::Consul(Box::new(consul(form, at.key("consul"), environment, problems))))
+                let at = at.key("consul");
+                let mut source = consul(form, at, environment, problems);
+                source.register = register(form.register.as_ref(), at.key("register"), service, problems);
+                ("consul", Source::Consul(Box::new(source)))
             }
             form::Source { kubernetes: Some(form), .. } => {
                 ("kubernetes", Source::Kubernetes(kubernetes(form, at.key("kubernetes"), problems)))

@@ -170,3 +170,26 @@ fn the_schema_is_printed_as_json() {
         assert!(schema["properties"][key]["description"].is_string());
     }
 }
+
+#[test]
+fn a_check_does_not_ask_consul() {
+    let folder = folder(&[
+        ("pillion.yaml", "version: 1\nservice: {name: a}\ndiscovery: [consul: {}]\n"),
+        (
+            "policies/a.yaml",
+            "version: 1\ninbound:\n  - timeout: ${consul:a/timeout}\n    idle_timeout: ${consul:a/idle:-3s}\n",
+        ),
+    ]);
+    let main = folder.path().join("pillion.yaml");
+    let mut out = Vec::new();
+    assert_eq!(check(std::slice::from_ref(&main), &Environment::default(), &mut out).unwrap(), 0);
+    let out = plain(String::from_utf8(out).unwrap(), folder.path());
+    let wanted = "policies/a.yaml:3:14: warning: what depends on Consul's key `a/timeout` was not checked\n";
+    assert!(out.starts_with(wanted), "{out}");
+    // Nothing runs with a hole in it.
+    let refused = plain(load(&main, &Environment::default()).unwrap_err(), folder.path());
+    assert!(
+        refused.starts_with("policies/a.yaml:3:14: what depends on Consul's key `a/timeout`"),
+        "{refused}"
+    );
+}

@@ -18,7 +18,9 @@ use super::sidecar::Samples;
 pub struct Setup {
     name: &'static str,
     service: Option<(SocketAddr, &'static str)>,
+    health: String,
     upstreams: Vec<(&'static str, Vec<SocketAddr>)>,
+    discovery: String,
     more: String,
     policy: Option<String>,
     command: Vec<String>,
@@ -44,7 +46,9 @@ pub fn process(name: &'static str) -> Setup {
     Setup {
         name,
         service: None,
+        health: String::new(),
         upstreams: Vec::new(),
+        discovery: String::new(),
         more: String::new(),
         policy: None,
         command: Vec::new(),
@@ -60,8 +64,22 @@ impl Setup {
         self
     }
 
+    /// `service.health`, and what else follows in `service`.
+    #[allow(dead_code, reason = "for tests/real")]
+    pub fn health(mut self, text: &str) -> Self {
+        self.health = format!(", health: {text}");
+        self
+    }
+
     pub fn upstream(mut self, name: &'static str, addresses: &[SocketAddr]) -> Self {
         self.upstreams.push((name, addresses.to_vec()));
+        self
+    }
+
+    /// One more entry of `discovery`, such as `consul: {}`.
+    #[allow(dead_code, reason = "for tests/real")]
+    pub fn discovery(mut self, entry: &str) -> Self {
+        self.discovery += &format!(", {entry}");
         self
     }
 
@@ -105,16 +123,15 @@ impl Setup {
         let any = "127.0.0.1:0";
         let local = self.local.as_ref().map(|keys| format!("local: {keys}, ")).unwrap_or_default();
         format!(
-            "version: 1\nservice: {{name: {}{service}}}\n\
+            "version: 1\nservice: {{name: {}{service}{}}}\n\
              listen: {{inbound: '{any}', outbound: '{any}', admin: '{any}', probes: '{any}'}}\n\
-             policies: [policies/*.yaml]\ndiscovery: [{local}static: {{{upstreams}}}]\nworkers: 2\n{}",
-            self.name, self.more
+             policies: [policies/*.yaml]\ndiscovery: [{local}static: {{{upstreams}}}{}]\nworkers: 2\n{}",
+            self.name, self.health, self.discovery, self.more
         )
     }
 
-    /// Starts it and waits until it is ready.
-    #[track_caller]
-    pub fn start(self) -> Process {
+    /// The command that starts it, and the folder of its files.
+    fn prepared(&self) -> (TempDir, Command) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("pillion.yaml"), self.file()).unwrap();
         std::fs::create_dir(folder.path().join("policies")).unwrap();
@@ -126,13 +143,23 @@ impl Setup {
         if !self.command.is_empty() {
             command.arg("--").args(&self.command);
         }
-        let mut child = command
-            .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        (folder, command)
+    }
+
+    /// Starts what can't start: its exit code, and what it says.
+    #[allow(dead_code, reason = "for tests/real")]
+    pub fn refused(self) -> (Option<i32>, String) {
+        let (_folder, mut command) = self.prepared();
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Starts it and waits until it is ready.
+    #[track_caller]
+    pub fn start(self) -> Process {
+        let (folder, mut command) = self.prepared();
+        let mut child = command.spawn().unwrap();
         let said: Arc<Mutex<Vec<String>>> = Arc::default();
         let outputs: [Box<dyn Read + Send>; 2] =
             [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
@@ -145,8 +172,7 @@ impl Setup {
             })
         });
         let address = |key: &str| address(&said, key);
-        let (inbound, outbound) = (address("inbound"), address("outbound"));
-        let (admin, probes) = (address("admin"), address("probes"));
+        let [inbound, outbound, admin, probes] = ["inbound", "outbound", "admin", "probes"].map(address);
         let readers = readers.into();
         let process = Process { child, folder, said, readers, inbound, outbound, admin, probes };
         until("the sidecar is ready", || get(probes, "p", "/readyz").status == 200);
@@ -201,6 +227,17 @@ fn write_policy(folder: &Path, text: &str) {
 }
 
 impl Process {
+    /// Replaces a part of `pillion.yaml`, which must be there, in one step.
+    #[allow(dead_code, reason = "for tests/real")]
+    #[track_caller]
+    pub fn edit(&self, from: &str, to: &str) {
+        let (file, new) = (self.folder.path().join("pillion.yaml"), self.folder.path().join("new"));
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&new, text.replace(from, to)).unwrap();
+        std::fs::rename(new, file).unwrap();
+    }
+
     /// Replaces the policy file.
     pub fn policy(&self, text: &str) {
         write_policy(self.folder.path(), text);

@@ -2,6 +2,9 @@
 //! `PILLION_TEST_CONSUL`, else 1.8.7.
 
 pub mod agent;
+mod clients;
+mod registered;
+mod values;
 
 use std::net::SocketAddr;
 
