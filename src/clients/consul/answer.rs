@@ -16,12 +16,16 @@ pub struct Answer<T> {
     pub value: T,
     /// `X-Consul-Index`; `None` where there is none, or it is no index.
     pub index: Option<u64>,
-    /// `X-Consul-KnownLeader`; true where Consul does not say.
+    /// `X-Consul-KnownLeader`; true where Consul does not say. An agent that
+    /// streams (1.10 and later) always says no, and then does not say.
     pub known_leader: bool,
     /// `X-Consul-LastContact`: how long the server has not heard of its leader.
     pub last_contact: Option<Duration>,
     /// `X-Consul-Results-Filtered-By-ACLs`: there is more than the token may see.
     pub filtered: bool,
+    /// The agent answers such questions, where they are held, from a stream of
+    /// its own (`X-Consul-Query-Backend`, 1.10 and later).
+    pub streamed: bool,
     /// When the connection was made that the answer came on.
     pub dialed: Instant,
     /// Which token was sent: another number is another token.
@@ -81,6 +85,7 @@ impl<T> Answer<T> {
             known_leader: self.known_leader,
             last_contact: self.last_contact,
             filtered: self.filtered,
+            streamed: self.streamed,
             dialed: self.dialed,
             token: self.token,
         }
@@ -91,10 +96,12 @@ impl Received {
     /// The answer with `value` in place of its body.
     pub(super) fn with<T>(self, value: T) -> Answer<T> {
         let fields = &self.reply.headers;
+        let streamed = text(fields, "x-consul-query-backend") == Some("streaming");
         Answer {
             value,
             index: number(fields, "x-consul-index").filter(|index| *index > 0),
-            known_leader: text(fields, "x-consul-knownleader") != Some("false"),
+            known_leader: streamed || text(fields, "x-consul-knownleader") != Some("false"),
+            streamed,
             last_contact: number(fields, "x-consul-lastcontact").map(Duration::from_millis),
             filtered: text(fields, "x-consul-results-filtered-by-acls") == Some("true"),
             dialed: self.dialed,

@@ -7,7 +7,8 @@
 //!   once a second over any longer time;
 //! - what an agent says that has lost its memory, or that takes us for somebody
 //!   else, evicts nothing at once: `judge` decides that;
-//! - there are never more questions at one time than `connections`;
+//! - there are never more questions at one time than `connections`, and no
+//!   upstream waits for another one's question;
 //! - dropping a feed ends its question and its connection.
 
 mod entries;
@@ -35,9 +36,6 @@ use crate::base::{Endpoint, UpstreamName};
 use crate::clients::consul::{Client, Error, Options, Read, Selection, Tls, Token};
 use crate::config::model::{self, Consistency, ConsulToken};
 
-/// With more upstreams than connections: how long each question is held, so
-/// that all have their turn.
-const TURN: Duration = Duration::from_secs(1);
 /// Fewer questions at one time are never made out of refusals.
 const LEAST: usize = 4;
 
@@ -60,14 +58,16 @@ struct Memory {
 
 type Held = (Arc<[Endpoint]>, Instant);
 
-/// The questions that may be asked at one time.
+/// The questions that may be asked at one time. An upstream for which there is
+/// no place to be held is asked about again and again.
 struct Places {
-    semaphore: Semaphore,
+    held: Semaphore,
+    /// For questions that are answered at once.
+    quick: Semaphore,
+    /// The places to be held that there were at first.
     most: usize,
-    /// Places that are there now; fewer than `most` while the agent refuses.
+    /// Those that there are now; fewer while the agent refuses.
     now: AtomicUsize,
-    /// Upstreams that are followed.
-    followed: AtomicUsize,
 }
 
 /// How the agent of `consul` is reached.
@@ -158,45 +158,27 @@ impl Memory {
 }
 
 impl Places {
-    fn new(most: usize) -> Self {
-        Self {
-            semaphore: Semaphore::new(most),
-            most,
-            now: AtomicUsize::new(most),
-            followed: AtomicUsize::new(0),
-        }
+    fn new(connections: usize) -> Self {
+        let quick = (connections / 4).clamp(1, 16);
+        let most = connections.saturating_sub(quick);
+        Self { held: Semaphore::new(most), quick: Semaphore::new(quick), most, now: AtomicUsize::new(most) }
     }
 
-    /// Counts one more upstream, until what it returns is dropped.
-    fn followed(&self) -> impl Drop + '_ {
-        struct One<'a>(&'a AtomicUsize);
-        impl Drop for One<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-        self.followed.fetch_add(1, Ordering::Relaxed);
-        One(&self.followed)
+    /// A place for a question that is held, if there is one.
+    fn held(&self) -> Option<SemaphorePermit<'_>> {
+        self.held.try_acquire().ok()
     }
 
-    /// How long a question may be held, of `wait` at most.
-    fn turn(&self, wait: Duration) -> Duration {
-        match self.followed.load(Ordering::Relaxed) > self.now.load(Ordering::Relaxed) {
-            true => wait.min(TURN),
-            false => wait,
-        }
-    }
-
-    /// Waits for a place, in turn.
-    async fn place(&self) -> Option<SemaphorePermit<'_>> {
-        self.semaphore.acquire().await.ok()
+    /// Waits for a place for a question that is answered at once.
+    async fn quick(&self) -> Option<SemaphorePermit<'_>> {
+        self.quick.acquire().await.ok()
     }
 
     /// The agent refuses to be asked so much at once: one place less.
-    fn shrink(&self, place: SemaphorePermit<'_>) {
-        let fewer = |now: usize| (now > LEAST.min(self.most)).then(|| now - 1);
+    fn shrink(&self, held: SemaphorePermit<'_>) {
+        let fewer = |now: usize| (now > LEAST).then(|| now - 1);
         if self.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_ok() {
-            place.forget();
+            held.forget();
         }
     }
 
@@ -204,7 +186,7 @@ impl Places {
     fn grow(&self) {
         let more = |now: usize| (now < self.most).then(|| now + 1);
         if self.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
-            self.semaphore.add_permits(1);
+            self.held.add_permits(1);
         }
     }
 }

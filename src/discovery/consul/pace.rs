@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// From one question to the next over time.
-const STEP: Duration = Duration::from_millis(1100);
+const STEP: Duration = Duration::from_millis(1050);
 /// Questions that may follow each other at once.
-const BURST: u32 = 3;
+const BURST: u32 = 5;
 
 /// The questions of one upstream.
 pub(super) struct Pace {
@@ -46,7 +46,7 @@ mod tests {
             now = pace.next(now);
             asked += 1;
         }
-        assert!((50..60).contains(&asked), "{asked}");
+        assert!((55..61).contains(&asked), "{asked}");
         let later = now + Duration::from_secs(10);
         for _ in 0..BURST {
             assert_eq!(pace.next(later), later, "a rest fills it again");

@@ -14,10 +14,9 @@ use crate::discovery::source::{Outlet, jittered};
 impl Consul {
     /// Runs the prepared query `query` until nobody listens.
     pub(super) async fn run(&self, client: &Client, query: &str, name: &UpstreamName, outlet: &Outlet) {
-        let _followed = self.places.followed();
         let mut known = Known::new(self, client, name);
         loop {
-            let Some(place) = self.places.place().await else { return };
+            let Some(place) = self.places.quick().await else { return };
             let asked = client.execute_query(query, &self.selection).await;
             drop(place);
             let listening = match asked {

@@ -21,6 +21,11 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(250);
 /// So many good answers in a row make room for one more question at one time.
 const GOOD: u32 = 20;
+/// An upstream that finds no place to be held is asked about every so often.
+const NO_PLACE: Duration = Duration::from_secs(2);
+/// An agent that streams may take this long to subscribe again after its
+/// servers were away; until then it would hold a question without hearing news.
+const SUBSCRIBES: Duration = Duration::from_secs(75);
 
 /// What a task knows of its upstream.
 pub(super) struct Known<'a> {
@@ -33,25 +38,35 @@ pub(super) struct Known<'a> {
     /// When the last answer came, and to which token.
     last: Option<(std::time::Instant, u64)>,
     failures: u32,
+    /// When the last failure was.
+    failed: Option<Instant>,
+    /// Whether the agent has answered from a stream.
+    streams: bool,
 }
 
 impl Consul {
     /// Asks about `name` until nobody listens.
     pub(super) async fn watch(&self, client: &Client, name: &UpstreamName, outlet: &Outlet) {
-        let _followed = self.places.followed();
         let mut known = Known::new(self, client, name);
         let (mut index, mut good) = (None, 0);
         loop {
             sleep_until(known.pace.next(Instant::now())).await;
-            let Some(place) = self.places.place().await else { return };
-            let wait = jittered(self.places.turn(self.made_of.wait));
-            // Of a lost endpoint's end Consul says nothing.
-            let wait = known.judge.next().map_or(wait, |next| {
-                wait.min(next.saturating_duration_since(Instant::now())).max(Duration::from_millis(100))
-            });
-            let blocking = known.last.zip(index).map(|((heard, _), index)| Blocking { index, wait, heard });
-            let asked = client.instances(service(name), &self.selection, blocking).await;
-            let listening = match asked {
+            let since = known.last.zip(index.filter(|_| !known.may_be_deaf()));
+            let held = since.and_then(|since| Some((since, self.places.held()?)));
+            let (blocking, place) = match held {
+                Some((((heard, _), index), place)) => {
+                    (Some(Blocking { index, wait: known.wait(), heard }), Ok(place))
+                }
+                None => {
+                    // Every place is taken: others have theirs after a while.
+                    if since.is_some() {
+                        sleep(jittered(NO_PLACE)).await;
+                    }
+                    let Some(place) = self.places.quick().await else { return };
+                    (None, Err(place))
+                }
+            };
+            let listening = match client.instances(service(name), &self.selection, blocking).await {
                 Ok(said) => {
                     drop(place);
                     good += 1;
@@ -62,9 +77,9 @@ impl Consul {
                     known.heard(said, false, outlet).await
                 }
                 Err(error) => {
-                    match error.status() {
-                        Some(429) => self.places.shrink(place),
-                        _ => drop(place),
+                    match (error.status(), place) {
+                        (Some(429), Ok(held)) => self.places.shrink(held),
+                        (_, place) => drop(place),
                     }
                     (index, good) = (None, 0);
                     known.failed(&error, outlet).await
@@ -90,13 +105,30 @@ impl<'a> Known<'a> {
             hosts: Hosts::new(),
             last: None,
             failures: 0,
+            failed: None,
+            streams: false,
         }
+    }
+
+    /// How long a question may be held. Of a lost endpoint's end Consul says nothing.
+    fn wait(&self) -> Duration {
+        let wait = jittered(self.source.made_of.wait);
+        let least = Duration::from_millis(100);
+        let end = self.judge.next().map(|next| next.saturating_duration_since(Instant::now()).max(least));
+        end.map_or(wait, |end| wait.min(end))
+    }
+
+    /// Whether the agent may hold a question and hear nothing: then it is asked
+    /// for what its servers know, at the pace.
+    fn may_be_deaf(&self) -> bool {
+        self.streams && self.failed.is_some_and(|then| then.elapsed() < SUBSCRIBES)
     }
 
     /// Takes an answer. Returns whether anybody listens.
     /// `exists`: the service does, also if the answer is empty.
     pub(super) async fn heard(&mut self, said: Said<Vec<Instance>>, exists: bool, outlet: &Outlet) -> bool {
         self.failures = 0;
+        self.streams |= said.streamed;
         let reconnected = self.last.is_some_and(|(then, _)| said.dialed > then);
         self.last = Some((std::time::Instant::now(), said.token));
         if said.filtered && said.value.is_empty() {
@@ -123,6 +155,7 @@ impl<'a> Known<'a> {
     /// Tells of a failure and waits. Returns whether anybody listens.
     pub(super) async fn failed(&mut self, error: &Error, outlet: &Outlet) -> bool {
         self.failures += 1;
+        self.failed = Some(Instant::now());
         let pause = PAUSE.0 * (1 << (self.failures - 1).min(8));
         let pause = jittered(jittered(pause.min(PAUSE.1)));
         let pause = pause.max(error.retry_after().unwrap_or_default().min(RETRY_AFTER));

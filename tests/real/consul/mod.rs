@@ -3,6 +3,8 @@
 
 pub mod agent;
 mod clients;
+mod found;
+mod many;
 mod registered;
 mod values;
 
