@@ -40,7 +40,8 @@ const ANSWER: usize = 64 << 20;
 /// A connection that says nothing for so long is asked whether it lives, and has
 /// as long to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// A client younger than this is not made anew.
+/// A client younger than this is not made anew, so that those who were refused
+/// together don't make one each.
 const YOUNG: Duration = Duration::from_secs(2);
 
 /// How the server is reached.
@@ -67,6 +68,8 @@ struct Held {
     api: kube::Client,
     namespace: Arc<str>,
     since: Instant,
+    /// The server did not take our credentials.
+    refused: bool,
 }
 
 /// Which objects are asked for.
@@ -156,7 +159,9 @@ impl Client {
     /// The next call reads the credentials again, unless that was just done.
     pub fn renew(&self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.take_if(|held| held.since.elapsed() >= YOUNG);
+        if let Some(held) = &mut *held {
+            held.refused = true;
+        }
     }
 
     /// All objects that match.
@@ -192,13 +197,18 @@ impl Client {
     }
 
     async fn held(&self) -> Result<Held, Failure> {
-        if let Some(held) = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        let held = {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.take_if(|held| held.refused && held.since.elapsed() >= YOUNG);
+            held.clone()
+        };
+        if let Some(held) = held {
             return Ok(held);
         }
         let (api, namespace) = connect(&self.access).await.map_err(|error| Failure::other(&*error))?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         // Somebody else may have been faster: one connection is enough.
-        Ok(held.get_or_insert(Held { api, namespace, since: Instant::now() }).clone())
+        Ok(held.get_or_insert(Held { api, namespace, since: Instant::now(), refused: false }).clone())
     }
 }
 
