@@ -1,12 +1,14 @@
 //! The composition root: the only place that wires the parts together.
 
+mod asking;
 mod registered;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
@@ -21,8 +23,8 @@ use crate::discovery::{Discovery, values};
 use crate::proxy::{self, Gate, Instance, Layer};
 use crate::runtime::{self, Order, Plan};
 use crate::telemetry::{Metrics, names};
-use crate::upstream::Quotas;
 use crate::upstream::snapshot::EndpointStats;
+use crate::upstream::{Board, Keepers, Quotas};
 
 /// How long the admin port waits for a worker.
 const STATS_WAIT: Duration = Duration::from_millis(250);
@@ -103,6 +105,7 @@ impl App {
         let Bound { addresses, admin, probes, workers: listeners } = Bound::new(&model)?;
         let first_answers = readiness.condition("discovery");
         let (directory, wanted) = Directory::new();
+        let (board, in_use) = Board::new(directory.clone());
         let quotas = Quotas::new(metrics.clone());
         quotas.apply(&model);
         let instance = Instance::new(model.service.name.as_str());
@@ -129,7 +132,7 @@ impl App {
             let plan = Plan {
                 listeners,
                 model: app.model.borrow().clone(),
-                directory: directory.clone(),
+                board: board.clone(),
                 quotas: quotas.clone(),
                 metrics: app.metrics.clone(),
                 instance: instance.clone(),
@@ -146,6 +149,7 @@ impl App {
             orders: Arc::new(orders),
             model: model_sender,
             directory: directory.clone(),
+            board: board.clone(),
             quotas,
             metrics: app.metrics.clone(),
             readiness: app.readiness.clone(),
@@ -154,11 +158,14 @@ impl App {
             ports: local_ports(&app.model.borrow()),
             version: 1,
         };
+        let keepers =
+            Keepers { board, wanted: in_use, config: model_receiver.clone(), metrics: app.metrics.clone() };
         let discovery =
             Discovery { config: model_receiver, names: wanted, directory, metrics: app.metrics.clone() };
         app.metrics.gauge(&names::CONFIG_VERSION, &[]).set(1.0);
         app.spawn(runtime::control(move || {
-            controls.run(discovery, first_answers, (reloads, values), (admin, probes), control_drain)
+            let watched = (reloads, values);
+            controls.run((discovery, first_answers), keepers, watched, (admin, probes), control_drain)
         }))?;
         Ok(app)
     }
@@ -331,6 +338,7 @@ struct Control {
     orders: Arc<Vec<mpsc::UnboundedSender<Order>>>,
     model: watch::Sender<Arc<Model>>,
     directory: Directory,
+    board: Board,
     quotas: Quotas,
     metrics: Metrics,
     readiness: Readiness,
@@ -346,8 +354,8 @@ struct Control {
 impl Control {
     async fn run(
         mut self,
-        discovery: Discovery,
-        first_answers: Condition,
+        (discovery, first_answers): (Discovery, Condition),
+        keepers: Keepers,
         (reloads, values): (Option<mpsc::Receiver<Arc<Model>>>, Option<Values>),
         listeners: (TcpListener, TcpListener),
         mut ends: drain::Watch,
@@ -356,6 +364,7 @@ impl Control {
         let (admin, probes) = listeners;
         let metrics = self.metrics.clone();
         spawn_local(discovery.run(first_answers));
+        spawn_local(keepers.run(Rc::new(|probe| Box::pin(asking::ask(probe)))));
         spawn_local(admin::serve(admin, admin::admin(state.clone()), ends.clone()));
         spawn_local(admin::serve(probes, admin::probes(state), ends.clone()));
         let standing = spawn_local(registered::stand(
@@ -387,13 +396,13 @@ impl Control {
 
     fn admin_state(&self) -> AdminState {
         let model = self.model.subscribe();
-        let orders = self.orders.clone();
+        let (orders, board) = (self.orders.clone(), self.board.clone());
         AdminState {
             readiness: self.readiness.clone(),
             metrics: self.metrics.clone(),
             model: Arc::new(move || model.borrow().clone()),
             directory: self.directory.clone(),
-            endpoints: Arc::new(move || gather(&orders)),
+            endpoints: Arc::new(move || gather(&orders, &board)),
             allow_remote: false,
         }
     }
@@ -442,17 +451,18 @@ impl Control {
     }
 }
 
-/// Asks every worker and adds up what they say.
-fn gather(orders: &[mpsc::UnboundedSender<Order>]) -> Vec<EndpointStats> {
+/// Asks every worker, adds up what they say, and says how each endpoint stands.
+fn gather(orders: &[mpsc::UnboundedSender<Order>], board: &Board) -> Vec<EndpointStats> {
     let (sender, answers) = std::sync::mpsc::channel();
     let asked = orders.iter().filter(|worker| worker.send(Order::Stats(sender.clone())).is_ok()).count();
     drop(sender);
-    let mut all: BTreeMap<(UpstreamName, SocketAddr), EndpointStats> = BTreeMap::new();
+    let key = |one: &EndpointStats| (one.upstream.clone(), one.address);
+    let states = board.states(Instant::now());
+    let mut all: BTreeMap<_, _> = states.into_iter().map(|one| (key(&one), one)).collect();
     for _ in 0..asked {
         let Ok(stats) = answers.recv_timeout(STATS_WAIT) else { break };
         for one in stats {
-            let key = (one.upstream.clone(), one.address);
-            all.entry(key).and_modify(|sum| sum.add(&one)).or_insert(one);
+            all.entry(key(&one)).and_modify(|sum| sum.add(&one)).or_insert(one);
         }
     }
     all.into_values().collect()

@@ -14,15 +14,14 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
-use crate::base::directory::Directory;
 use crate::base::drain::{Stage, Watch};
 use crate::base::readiness::Condition;
 use crate::config::Model;
 use crate::proxy::{self, Gate, Instance, Layer, Worker};
 use crate::telemetry::Metrics;
 use crate::telemetry::record::Direction;
-use crate::upstream::Quotas;
 use crate::upstream::snapshot::EndpointStats;
+use crate::upstream::{Board, Quotas};
 
 /// How often a worker that drains looks whether its connections have ended.
 const LOOK: Duration = Duration::from_millis(10);
@@ -37,7 +36,7 @@ pub struct Plan {
     /// The first model.
     pub model: Arc<Model>,
     /// Where upstreams are looked up.
-    pub directory: Directory,
+    pub board: Board,
     /// How many connections there may be, counted over all workers.
     pub quotas: Quotas,
     /// Where to count.
@@ -96,9 +95,9 @@ where
 }
 
 async fn work(plan: Plan) {
-    let Plan { listeners, model, directory, quotas, metrics, instance, layer, .. } = plan;
+    let Plan { listeners, model, board, quotas, metrics, instance, layer, .. } = plan;
     let Plan { inbound, drain, orders, serves, .. } = plan;
-    let worker = Worker::new(model, directory, quotas, &metrics, instance, layer);
+    let worker = Worker::new(model, board, quotas, &metrics, instance, layer);
     let timers = worker.timers.clone();
     spawn_local(async move { timers.drive().await });
     spawn_local(worker.clone().keep_house());

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{AdminState, EndpointStats};
 use crate::base::directory::Known;
 use crate::base::{Endpoint, EndpointSet, Resolution, Said, Standing, Told, Trail, UpstreamName};
+use crate::upstream::snapshot::IN_USE;
 
 #[derive(Deserialize)]
 pub(super) struct Wanted {
@@ -107,13 +108,14 @@ fn endpoint(endpoint: &Endpoint, stats: Option<&EndpointStats>) -> Value {
         "region": endpoint.region.as_deref(),
         "zone": endpoint.zone.as_deref(),
         "standing": endpoint.standing.as_str(),
-        "state": if stats.is_some_and(|s| s.away) { "away" } else { endpoint.standing.as_str() },
+        "state": word_for(endpoint, stats),
         "protocol": endpoint.protocol.as_str(),
         "active": stats.map(|s| s.active),
         "requests": stats.map(|s| s.requests),
         "failures": stats.map(|s| s.failures),
         "ewma_ms": stats.and_then(|s| s.ewma_ms).map(|ms| (ms * 1000.0).round() / 1000.0),
         "connections": stats.map(|s| s.connections),
+        "why": stats.map(|s| s.why.as_str()).filter(|why| !why.is_empty()),
     })
 }
 
@@ -166,7 +168,23 @@ fn line(text: &mut String, endpoint: &Endpoint, stats: Option<&EndpointStats>) {
             let _ = write!(text, " ewma {ewma:.1} ms");
         }
     }
+    let word = word_for(endpoint, stats);
+    if word != endpoint.standing.as_str() {
+        let _ = write!(text, "  {word}");
+    }
+    if let Some(s) = stats.filter(|s| !s.why.is_empty()) {
+        let _ = write!(text, " ({})", s.why);
+    }
     text.push('\n');
+}
+
+/// How it stands: what keeps calls away from it, or what its source says.
+fn word_for(endpoint: &Endpoint, stats: Option<&EndpointStats>) -> &'static str {
+    match stats {
+        Some(stats) if stats.state != IN_USE => stats.state,
+        Some(stats) if stats.away => "away",
+        _ => endpoint.standing.as_str(),
+    }
 }
 
 fn of<'a>(stats: &'a Stats, name: &UpstreamName, endpoint: &Endpoint) -> Option<&'a EndpointStats> {

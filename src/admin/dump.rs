@@ -14,8 +14,9 @@ use super::AdminState;
 use crate::base::{Origin, ProxyProtocol};
 use crate::config::Model;
 use crate::config::model::{
-    Balance, Check, Consul, ConsulToken, HashOn, HealthQuestion, Json, Pattern, Propagator, Reach, Register,
-    Retry, RetryOn, Route, RoutePolicy, Segment, Source, StaticEndpoint, Timeout, ValueMatch, WhenEmpty,
+    Balance, Check, Consul, ConsulToken, Fitness, HashOn, HealthQuestion, Json, Pattern, Propagator,
+    Question, Reach, Register, Retry, RetryOn, Route, RoutePolicy, Segment, Source, StaticEndpoint, Timeout,
+    ValueMatch, WhenEmpty,
 };
 
 pub(super) async fn config_dump(State(state): State<AdminState>) -> impl IntoResponse {
@@ -247,6 +248,7 @@ fn upstreams(model: &Model) -> Value {
         values.put("connections.max", connections.map(|connections| connections.max));
         values.put("connections.pending", connections.map(|connections| connections.pending));
         values.put("connections.wait", connections.map(|connections| text(connections.wait)));
+        fitness(&mut values, &upstream.fitness);
         let mut shown = values.shown;
         shown.append(&mut policy(model, &prefix, &upstream.policy));
         (
@@ -255,6 +257,50 @@ fn upstreams(model: &Model) -> Value {
         )
     };
     Value::Object(model.upstreams.iter().map(one).collect())
+}
+
+fn fitness(values: &mut Values<'_>, fitness: &Fitness) {
+    let check = fitness.check.as_ref();
+    let question = |wanted: &str| {
+        check.and_then(|check| match (&check.question, wanted) {
+            (Question::Path(path), "path") => Some(path.to_string()),
+            (Question::Grpc(service), "grpc") => Some(service.to_string()),
+            _ => None,
+        })
+    };
+    values.put("health_check.path", question("path"));
+    values.put("health_check.grpc", question("grpc"));
+    values.put("health_check.tcp", check.map(|check| check.question == Question::Tcp));
+    values.put("health_check.interval", check.map(|check| text(check.interval)));
+    values.put("health_check.timeout", check.map(|check| text(check.timeout)));
+    values.put("health_check.healthy", check.map(|check| check.healthy));
+    values.put("health_check.unhealthy", check.map(|check| check.unhealthy));
+    values.put("health_check.port", check.and_then(|check| check.port));
+    let ejection = fitness.ejection.as_ref();
+    values.put("ejection.enabled", ejection.is_some());
+    values.put("ejection.consecutive_failures", ejection.map(|rules| rules.consecutive_failures));
+    values.put("ejection.gateway_errors", ejection.map(|rules| rules.gateway_errors));
+    values.put(
+        "ejection.time",
+        ejection.map(|rules| format!("{}..{}", text(rules.time.0), text(rules.time.1))),
+    );
+    values.put("ejection.max_percent", ejection.map(|rules| share(rules.max_percent)));
+    let rate = ejection.and_then(|rules| rules.success_rate.as_ref());
+    values.put("ejection.success_rate.enabled", rate.is_some());
+    values.put("ejection.success_rate.interval", rate.map(|rate| text(rate.interval)));
+    values.put("ejection.success_rate.requests", rate.map(|rate| rate.requests));
+    values.put("ejection.success_rate.endpoints", rate.map(|rate| rate.endpoints));
+    values.put(
+        "ejection.success_rate.stdev_factor",
+        rate.map(|rate| format!("{:.0}", rate.stdev_factor * 1000.0)),
+    );
+    values.put("slow_start", fitness.slow_start.map(text));
+    values.put("locality", if fitness.prefer_near { "prefer" } else { "any" });
+    values.put("panic", share(fitness.panic));
+}
+
+fn share(share: f64) -> String {
+    format!("{}%", (share * 1e4).round() / 100.0)
 }
 
 fn routes(model: &Model, routes: &[Route]) -> Value {

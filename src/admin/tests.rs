@@ -35,14 +35,14 @@ fn serve_for_test(mut model: Model) -> Served {
         directory,
         endpoints: Arc::new(|| {
             vec![EndpointStats {
-                upstream: UpstreamName::new("users"),
-                address: "127.0.0.1:9".parse().unwrap(),
                 active: 1,
                 requests: 12,
                 failures: 2,
                 ewma_ms: Some(1.25),
                 connections: 3,
-                away: false,
+                state: "ejected",
+                why: "gateway_errors, 2 in a row".into(),
+                ..EndpointStats::new(UpstreamName::new("users"), "127.0.0.1:9".parse().unwrap())
             }]
         }),
         allow_remote: false,

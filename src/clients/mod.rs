@@ -2,4 +2,5 @@
 //! its server's API, and knows nothing of what is done with the answers.
 
 pub mod consul;
+pub mod health;
 pub mod kubernetes;

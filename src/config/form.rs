@@ -6,6 +6,7 @@
 //! missing was reported by the check of the shape, and the rest is still read.
 
 mod consul;
+mod fitness;
 mod policy;
 mod register;
 mod source;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use super::text::{Bind, GrpcService, Network, Pause, ServiceName, Size, Span, UrlPath, Word};
 
 pub use consul::*;
+pub use fitness::*;
 pub use policy::*;
 pub use register::*;
 pub use source::*;

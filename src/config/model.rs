@@ -6,6 +6,7 @@
 //! `resolve.rs`. Where each value was written stands in [`Model::sources`].
 
 mod consul;
+mod fitness;
 mod json;
 mod register;
 mod source;
@@ -20,6 +21,7 @@ use http::Method;
 use http::header::HeaderName;
 
 pub use self::consul::{Consistency, Consul, ConsulInstances, ConsulTls, ConsulToken};
+pub use self::fitness::{Ejection, Fitness, HealthCheck, Question, SuccessRate};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
 pub use self::register::{Check, Reach, Register};
 pub use self::source::{Dns, KEEP_FOR, Kubernetes, Local, Source, StaticEndpoint, WhenEmpty};

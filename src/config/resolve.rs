@@ -4,6 +4,7 @@
 
 mod consul;
 mod discovery;
+mod fitness;
 mod ports;
 mod register;
 mod routes;

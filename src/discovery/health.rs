@@ -1,23 +1,14 @@
-//! Whether the service answers: its health path, its `grpc.health.v1.Health`,
-//! or an accepted connection.
+//! Whether the fronted service answers: its health path, its
+//! `grpc.health.v1.Health`, or an accepted connection.
 
-mod http2;
-
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::base::Protocol;
+use crate::base::{Protocol, ProxyProtocol};
+use crate::clients::health::{self, Question, Unhealthy};
 use crate::config::Model;
 use crate::config::model::{HealthQuestion, Service};
 
@@ -28,23 +19,6 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Questions in a row without a healthy answer, after which a service is sick.
 const MISSES: u32 = 3;
-
-/// What the last question met.
-#[derive(Debug)]
-pub enum Unhealthy {
-    /// No connection.
-    Connect(io::Error),
-    /// No answer in time.
-    Timeout,
-    /// An answer that is not HTTP, or none.
-    Http(String),
-    /// A status that is not 2xx.
-    Status(u16),
-    /// A status of gRPC that is not 0, and its message.
-    Grpc(u8, String),
-    /// `grpc.health.v1.Health` says so.
-    NotServing(&'static str),
-}
 
 /// Asks until the service answers. Every `report`, tells `missed` what was met.
 /// A service that listens nowhere is healthy.
@@ -90,62 +64,18 @@ pub async fn until_sick(model: &mut watch::Receiver<Arc<Model>>) -> Unhealthy {
 
 async fn ask(service: &Service, address: SocketAddr) -> Result<(), Unhealthy> {
     let timeout = service.health.as_ref().map_or(TIMEOUT, |health| health.timeout);
-    let asked = async {
-        let mut stream = TcpStream::connect(address).await.map_err(Unhealthy::Connect)?;
-        if let Some(version) = service.proxy_protocol {
-            stream.write_all(version.own_header()).await.map_err(Unhealthy::Connect)?;
-        }
-        let Some(health) = &service.health else { return Ok(()) };
-        match &health.question {
-            HealthQuestion::Grpc(name) => Box::pin(http2::check(stream, address, name)).await,
-            // HTTP is not spoken there: a connection is enough.
-            HealthQuestion::Path(_) if service.protocol.is_opaque() => Ok(()),
-            HealthQuestion::Path(path) if matches!(service.protocol, Protocol::Http2 | Protocol::Grpc) => {
-                Box::pin(http2::get(stream, address, path)).await
-            }
-            HealthQuestion::Path(path) => Box::pin(get(stream, address, path)).await,
-        }
+    let question = match service.health.as_ref().map(|health| &health.question) {
+        Some(HealthQuestion::Grpc(name)) => Question::Grpc(name),
+        // HTTP is not spoken there: a connection is enough.
+        Some(HealthQuestion::Path(_)) if service.protocol.is_opaque() => Question::Connection,
+        Some(HealthQuestion::Path(path)) => match service.protocol {
+            Protocol::Http2 | Protocol::Grpc => Question::Path2(path),
+            _ => Question::Path(path),
+        },
+        None => Question::Connection,
     };
-    tokio::time::timeout(timeout, asked).await.unwrap_or(Err(Unhealthy::Timeout))
-}
-
-async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), Unhealthy> {
-    let bad = |error: &dyn fmt::Display| Unhealthy::Http(error.to_string());
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| bad(&error))?;
-    let request = http::Request::get(path)
-        .header("host", address.to_string())
-        .header("user-agent", concat!("pillion/", env!("CARGO_PKG_VERSION")))
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| bad(&error))?;
-    let mut answer = std::pin::pin!(sender.send_request(request));
-    let answer = tokio::select! {
-        biased;
-        answer = &mut answer => answer,
-        // A server that closes at once ends the connection and answers in one turn.
-        _ = connection => answer.await,
-    };
-    let status = answer.map_err(|error| bad(&error))?.status();
-    if status.is_success() { Ok(()) } else { Err(Unhealthy::Status(status.as_u16())) }
-}
-
-impl fmt::Display for Unhealthy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Connect(error) => write!(f, "no connection ({error})"),
-            Self::Timeout => f.write_str("no answer in time"),
-            Self::Http(why) => write!(f, "no usable answer ({why})"),
-            Self::Status(status) => write!(f, "status {status}"),
-            Self::Grpc(5, _) => {
-                f.write_str("grpc.health.v1.Health does not know the service of `health.grpc`")
-            }
-            Self::Grpc(12, _) => f.write_str(
-                "UNIMPLEMENTED: the server has no grpc.health.v1.Health; register it, or ask a `path`",
-            ),
-            Self::Grpc(code, message) => write!(f, "gRPC status {code} ({message})"),
-            Self::NotServing(status) => write!(f, "grpc.health.v1.Health says {status}"),
-        }
-    }
+    let header = service.proxy_protocol.map_or(&b""[..], ProxyProtocol::own_header);
+    health::ask(address, question, header, timeout).await
 }
 
 #[cfg(test)]

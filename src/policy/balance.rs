@@ -1,8 +1,5 @@
 //! How an endpoint is picked.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
 /// How quickly an old latency is forgotten.
@@ -73,87 +70,134 @@ pub fn two_choices(count: usize, random: &mut fastrand::Rng) -> (usize, usize) {
     (first, if second >= first { second + 1 } else { second })
 }
 
-/// Weighted round robin by earliest deadline first: an endpoint of weight `w`
-/// comes again after `1/w`. A pick costs the logarithm of their number.
+/// Weighted round robin, laid out: walked from its end to its beginning again,
+/// it visits each endpoint as often as its weight says, spread evenly.
 #[derive(Debug, Default)]
-pub struct RoundRobin {
-    turns: BinaryHeap<Reverse<(u64, usize)>>,
-    weights: Vec<u32>,
+pub struct Turns(Box<[u32]>);
+
+/// Turns of a whole round, about.
+const MAX_TURNS: u64 = 1 << 18;
+
+impl Turns {
+    /// Of endpoints, each a number with a weight.
+    pub fn new(endpoints: &[(u32, u32)]) -> Self {
+        let unit = endpoints.iter().fold(0, |unit, (_, weight)| gcd(unit, (*weight).max(1)));
+        let whole: u64 = endpoints.iter().map(|(_, weight)| u64::from(*weight.max(&1) / unit.max(1))).sum();
+        let times = |weight: u32| {
+            let times = u64::from(weight.max(1) / unit.max(1));
+            if whole <= MAX_TURNS { times } else { (times * MAX_TURNS / whole).max(1) }
+        };
+        let length: u64 = endpoints.iter().map(|(_, weight)| times(*weight)).sum();
+        let places = endpoints.iter().zip(0u64..).flat_map(|((number, weight), index)| {
+            let times = times(*weight);
+            // The golden ratio spreads first turns evenly, whatever their number.
+            let first = index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            (0..times).map(move |turn| ((((turn << 32) + first) / times * length) >> 32, *number))
+        });
+        Self(sorted(places, usize::try_from(length).unwrap_or(usize::MAX)))
+    }
+
+    /// The one at `turn`, counted from anywhere.
+    pub fn at(&self, turn: usize) -> Option<u32> {
+        self.0.get(turn % self.0.len().max(1)).copied()
+    }
 }
 
-/// One whole turn of an endpoint of weight 1.
-const TURN: u64 = 1 << 32;
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
 
-impl RoundRobin {
-    /// Starts at a random place, so that workers do not walk in step.
-    pub fn new(weights: impl Iterator<Item = u32>, random: &mut fastrand::Rng) -> Self {
-        let weights: Vec<u32> = weights.map(|weight| weight.max(1)).collect();
-        let turns = weights
-            .iter()
-            .enumerate()
-            .map(|(index, weight)| Reverse((random.u64(..TURN) / u64::from(*weight), index)))
-            .collect();
-        Self { turns, weights }
+/// Sorts by a place below `length`, by counting.
+#[allow(clippy::cast_possible_truncation, reason = "places are below `length`")]
+fn sorted(places: impl Iterator<Item = (u64, u32)> + Clone, length: usize) -> Box<[u32]> {
+    let mut starts = vec![0u32; length + 1];
+    places.clone().for_each(|(place, _)| starts[place as usize + 1] += 1);
+    for index in 1..starts.len() {
+        starts[index] += starts[index - 1];
     }
-
-    /// The next in turn.
-    pub fn turn(&mut self) -> Option<usize> {
-        let mut first = self.turns.peek_mut()?;
-        let Reverse((due, index)) = *first;
-        *first = Reverse((due.wrapping_add(TURN / u64::from(self.weights[index])), index));
-        Some(index)
+    let mut all = vec![0; length].into_boxed_slice();
+    for (place, number) in places {
+        let start = &mut starts[place as usize];
+        all[*start as usize] = number;
+        *start += 1;
     }
+    all
 }
 
 /// A consistent hash ring (Karger and others, 1997): a key stays with its
 /// endpoint while others come and go.
 #[derive(Debug, Default)]
 pub struct Ring {
-    places: Vec<(u64, u32)>,
+    /// In order: a place, in the upper bits, and the endpoint that has it.
+    places: Box<[u64]>,
+    /// Where the places of each part of the ring begin.
+    starts: Box<[u32]>,
+    /// How many bits of a place name its part.
+    bits: u32,
 }
 
+/// Bits of a place that hold the endpoint.
+const NUMBER_BITS: u32 = 24;
+
 impl Ring {
-    /// A ring over endpoints, each known by a name of its own and a weight.
-    pub fn new<K: Hash>(endpoints: impl ExactSizeIterator<Item = (K, u32)>) -> Self {
+    /// A ring over endpoints, each known by a number below 2^24, a hash of its
+    /// own and a weight.
+    #[allow(clippy::cast_possible_truncation, reason = "there are at most MAX_PLACES × 100 places")]
+    pub fn new(endpoints: impl ExactSizeIterator<Item = (u32, u64, u32)>) -> Self {
         let each = (MAX_PLACES / endpoints.len().max(1)).clamp(4, PLACES);
-        let mut places = Vec::new();
-        for (index, (key, weight)) in endpoints.enumerate() {
-            let count = (each * weight.clamp(1, 100) as usize).min(MAX_PLACES);
-            let index = u32::try_from(index).unwrap_or(u32::MAX);
-            places.extend((0..count).map(|place| (hash(&(&key, place)), index)));
+        let mut places = Vec::with_capacity(each * endpoints.len());
+        for (number, hash, weight) in endpoints {
+            let count = (each * weight.clamp(1, 100) as usize).min(MAX_PLACES) as u64;
+            let place = |index: u64| mix(hash ^ mix(index)) >> NUMBER_BITS << NUMBER_BITS;
+            places.extend((0..count).map(|index| place(index) | u64::from(number)));
         }
         places.sort_unstable();
-        Self { places }
+        let bits = places.len().max(4).ilog2() - 2;
+        let mut starts = Vec::with_capacity((1 << bits) + 1);
+        for (index, place) in places.iter().enumerate() {
+            let part = part_of(*place, bits);
+            while starts.len() <= part {
+                starts.push(index as u32);
+            }
+        }
+        starts.resize((1 << bits) + 1, places.len() as u32);
+        Self { places: places.into(), starts: starts.into(), bits }
     }
 
-    /// The endpoints for `key`: its own first, then those that stand in when it
-    /// can't be used. An endpoint may come more than once.
-    pub fn find(&self, key: &[u8]) -> impl Iterator<Item = usize> {
-        let at = self.places.partition_point(|(place, _)| *place < hash(&key));
-        self.places[at..].iter().chain(&self.places[..at]).map(|(_, index)| *index as usize)
+    /// The endpoints for the hash of a key: its own first, then those that stand
+    /// in when it can't be used. An endpoint may come more than once.
+    pub fn find(&self, key: u64) -> impl Iterator<Item = u32> {
+        let part = part_of(key, self.bits);
+        let start = self.starts.get(part).map_or(0, |start| *start as usize);
+        let at = start + self.places[start..].iter().take_while(|place| **place < key).count();
+        let number = |place: &u64| (place & ((1 << NUMBER_BITS) - 1)) as u32;
+        self.places[at..].iter().chain(&self.places[..at]).map(number)
     }
+}
+
+/// The part of the ring that a place is in: its first `bits` bits.
+#[allow(clippy::cast_possible_truncation, reason = "parts are few")]
+fn part_of(place: u64, bits: u32) -> usize {
+    if bits == 0 { 0 } else { (place >> (u64::BITS - bits)) as usize }
 }
 
 /// FNV-1a with a finisher: the same in every process, so that all sidecars
 /// send a key to the same endpoint.
-fn hash<T: Hash>(value: &T) -> u64 {
-    struct Fnv(u64);
-    impl Hasher for Fnv {
-        fn finish(&self) -> u64 {
-            let mut mixed = self.0;
-            mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-            mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-            mixed ^ (mixed >> 33)
-        }
-        fn write(&mut self, bytes: &[u8]) {
-            for byte in bytes {
-                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-            }
-        }
-    }
-    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
-    value.hash(&mut hasher);
-    hasher.finish()
+pub fn hash(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
+/// Spreads every bit over all (the finisher of MurmurHash3).
+pub fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    bits = (bits ^ (bits >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    bits ^ (bits >> 33)
+}
+
+/// A hash as a number from 0 to 1, without 1.
+pub fn unit(hash: u64) -> f64 {
+    (hash >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]
@@ -192,28 +236,41 @@ mod tests {
     }
 
     #[test]
-    fn turns_follow_the_weights() {
-        let mut random = fastrand::Rng::with_seed(7);
-        let mut robin = RoundRobin::new([5, 1, 1].into_iter(), &mut random);
-        let mut seen = [0i32; 3];
-        (0..700).for_each(|_| seen[robin.turn().unwrap()] += 1);
-        assert!((seen[0] - 500).abs() <= 2 && (seen[1] - 100).abs() <= 2, "{seen:?}");
-        assert_eq!(RoundRobin::default().turn(), None);
+    fn turns_follow_the_weights_and_are_spread() {
+        let count = |turns: &Turns, of: u32, from: usize, many: usize| {
+            (from..from + many).filter(|turn| turns.at(*turn) == Some(of)).count()
+        };
+        let turns = Turns::new(&[(0, 50), (1, 10), (2, 10)]);
+        assert_eq!([0, 1, 2].map(|of| count(&turns, of, 3, 700)), [500, 100, 100]);
+        assert!((0..100).all(|from| count(&turns, 0, from, 7) == 5), "in every round");
+        let even = Turns::new(&(0..10_000).map(|number| (number, 7)).collect::<Vec<_>>());
+        assert!((0..10_000).all(|of| count(&even, of, 0, 10_000) <= 1 || of > 50));
+        let heavy: Vec<_> = (0..10_000).map(|number| (number, 1 + number % 1000)).collect();
+        let turns = Turns::new(&heavy);
+        let seen = (0..turns.0.len()).filter(|turn| turns.at(*turn) == Some(999)).count();
+        let share = seen as f64 / turns.0.len() as f64;
+        assert!((share * 5_005_000.0 / 1000.0 - 1.0).abs() < 0.1, "{share}");
+        assert_eq!(Turns::default().at(7), None);
     }
 
     #[test]
     fn a_key_stays_when_another_endpoint_leaves() {
-        let before = Ring::new((0..10).map(|name| (name, 1)));
-        let after = Ring::new((0..9).map(|name| (name, 1)));
+        let ring = |count: u32| Ring::new((0..count).map(|n| (n, hash(&n.to_be_bytes()), 1)));
+        let (before, after) = (ring(10), ring(9));
         let (mut moved, mut spread) = (0, [0; 10]);
         for key in 0..10_000u32 {
-            let key = key.to_string();
-            let (old, new) =
-                (before.find(key.as_bytes()).next().unwrap(), after.find(key.as_bytes()).next().unwrap());
-            spread[old] += 1;
+            let key = hash(key.to_string().as_bytes());
+            let (old, new) = (before.find(key).next().unwrap(), after.find(key).next().unwrap());
+            spread[old as usize] += 1;
             moved += u32::from(old != new && old != 9);
         }
         assert_eq!(moved, 0);
         assert!(spread.iter().all(|count| (600..1500).contains(count)), "{spread:?}");
+        assert_eq!(
+            Ring::new(std::iter::empty::<(u32, u64, u32)>().collect::<Vec<_>>().into_iter()).find(7).next(),
+            None
+        );
+        let one = Ring::new([(5, 1, 1)].into_iter());
+        assert!([0, 1 << 40, u64::MAX].into_iter().all(|key| one.find(key).count() == 100));
     }
 }

@@ -2,7 +2,13 @@
 //! time and a random generator from their caller.
 
 pub mod balance;
+pub mod ejection;
+pub mod fleet;
+pub mod locality;
+pub mod outcome;
+pub mod pulse;
 pub mod retry;
 pub mod routes;
 pub mod sni;
 pub mod transcode;
+pub mod vitals;

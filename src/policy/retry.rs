@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
+use http::Method;
 
+use super::outcome::Outcome;
 use crate::base::{ProxyError, Reason, Sent, Side};
 use crate::config::model::{Retry, RetryOn};
 
@@ -33,15 +34,6 @@ pub fn is_free(error: &ProxyError, method: &Method) -> bool {
     }
 }
 
-/// How one attempt ended.
-#[derive(Clone, Copy, Debug)]
-pub enum Outcome<'a> {
-    /// With the head of an answer.
-    Status(StatusCode),
-    /// Without.
-    Failed(&'a ProxyError),
-}
-
 impl Retry {
     /// What of `on` the outcome meets; the word is a metric label.
     pub fn wants(&self, outcome: Outcome<'_>) -> Option<&'static str> {
@@ -60,7 +52,7 @@ impl Retry {
 
 impl RetryOn {
     fn takes(self, outcome: Outcome<'_>) -> Option<&'static str> {
-        use Outcome::{Failed, Status};
+        use Outcome::{Failed, Head};
         let met = match (self, outcome) {
             (Self::Connect, Failed(error)) => matches!(
                 error.reason,
@@ -71,9 +63,9 @@ impl RetryOn {
                 error.reason == Reason::ResetBeforeHeaders && error.sent == Sent::No
             }
             (Self::Timeout, Failed(error)) => error.reason == Reason::PerTryTimeout,
-            (Self::ServerError, Status(status)) => status.is_server_error(),
-            (Self::Gateway, Status(status)) => matches!(status.as_u16(), 502..=504),
-            (Self::Status(wanted), Status(status)) => status == wanted,
+            (Self::ServerError, Head(status, _)) => status.is_server_error(),
+            (Self::Gateway, Head(status, _)) => matches!(status.as_u16(), 502..=504),
+            (Self::Status(wanted), Head(status, _)) => status == wanted,
             _ => false,
         };
         met.then_some(match self {
@@ -134,6 +126,7 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::{HeaderMap, StatusCode};
 
     #[test]
     fn what_was_sent_is_not_sent_again_unless_it_does_no_harm() {
@@ -150,7 +143,9 @@ mod tests {
     #[test]
     fn a_policy_wants_what_it_names() {
         let policy = Retry { on: vec![RetryOn::Gateway, RetryOn::Status(429)], ..Retry::default() };
-        let wants = |code| policy.wants(Outcome::Status(StatusCode::from_u16(code).unwrap())).is_some();
+        let wants = |code| {
+            policy.wants(Outcome::Head(StatusCode::from_u16(code).unwrap(), &HeaderMap::new())).is_some()
+        };
         assert!(wants(503) && wants(429) && !wants(500) && !wants(200));
         let reset = ProxyError::new(Reason::ResetBeforeHeaders, "");
         assert_eq!(policy.wants(Outcome::Failed(&reset)), None);

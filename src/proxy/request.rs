@@ -111,13 +111,14 @@ pub async fn attempt(
 ) -> Result<(Response<Body>, Rc<Call>), ProxyError> {
     let mut stack = stack::of(&call.route, &door.worker);
     let request = stack::Attempt { call: call.clone(), body };
-    let mut response = match &door.worker.layer {
+    let answered = match &door.worker.layer {
         None => {
             std::future::poll_fn(|cx| stack.poll_ready(cx)).await?;
-            stack.call(request).await?
+            stack.call(request).await
         }
-        Some(layer) => layer(stack::BoxedStack::new(stack)).oneshot(request).await?,
+        Some(layer) => layer(stack::BoxedStack::new(stack)).oneshot(request).await,
     };
+    let mut response = answered.inspect_err(|error| call.gave_up(error))?;
     // Stream the answer back.
     prepare::response(&mut response, door, &call);
     Ok((response, call))

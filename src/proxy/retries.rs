@@ -17,7 +17,8 @@ use super::stack::{Attempt, Call};
 use crate::base::{ProxyError, Reason};
 use crate::codec::Body;
 use crate::config::model::Retry;
-use crate::policy::retry::{Outcome, is_free, is_idempotent};
+use crate::policy::outcome::Outcome;
+use crate::policy::retry::{is_free, is_idempotent};
 
 /// The layer's service.
 pub struct Retries<S> {
@@ -85,7 +86,7 @@ where
         let again = body.replay();
         let result = one_try(inner.clone(), Attempt { call: call.clone(), body }, policy).await;
         let why = match &result {
-            Ok(response) => policy.wants(Outcome::Status(response.status())),
+            Ok(response) => policy.wants(Outcome::Head(response.status(), response.headers())),
             Err(error) => policy.wants(Outcome::Failed(error)),
         };
         match (why, again) {
@@ -116,6 +117,7 @@ where
     let Some(limit) = policy.per_try else { return inner.oneshot(attempt).await };
     let call = attempt.call.clone();
     let inner = inner.oneshot(attempt);
-    Bounded::new(inner, Instant::now(), Patience::per_try(limit, call.upload()), &call.route, call.worker())
-        .await
+    let patience = Patience::per_try(limit, call.upload());
+    let bounded = Bounded::new(inner, Instant::now(), patience, &call.route, call.worker()).await;
+    bounded.inspect_err(|error| call.gave_up(error))
 }

@@ -20,10 +20,11 @@ use super::retries::Retries;
 use super::router::Route;
 use super::worker::Worker;
 use crate::base::timers::Timers;
-use crate::base::{Protocol, ProxyError};
+use crate::base::{Protocol, ProxyError, Reason};
 use crate::codec::pace::Moved;
 use crate::codec::{Body, Exchange, Interim, SendContext, Upgrade};
 use crate::config::model::{Balance, HashOn};
+use crate::policy::outcome::{Class, Outcome};
 use crate::upstream::{self, Endpoint, Upstream};
 
 /// A stack whose type is hidden, for [`Layer`].
@@ -55,6 +56,8 @@ pub struct Call {
     peer: std::net::SocketAddr,
     /// Endpoints that failed it.
     tried: RefCell<Vec<Rc<Endpoint>>>,
+    /// Where an attempt waits for its answer.
+    at: RefCell<Option<Rc<Endpoint>>>,
     /// Held from the attempt that was answered until the answer ends.
     active: RefCell<Option<upstream::Active>>,
 }
@@ -83,6 +86,7 @@ impl Call {
             worker: door.worker.clone(),
             peer: door.peer,
             tried: RefCell::default(),
+            at: RefCell::default(),
             active: RefCell::default(),
         }
     }
@@ -133,6 +137,16 @@ impl Call {
         }
     }
 
+    /// The wait for an answer was given up for `error`: if that is the fault of
+    /// an endpoint, it counts as one.
+    pub fn gave_up(&self, error: &ProxyError) {
+        let callers = self.bounds.caller && error.reason == Reason::Timeout;
+        let at = self.at.take();
+        if let Some(endpoint) = at.filter(|_| !callers && Outcome::Failed(error).class() == Class::Silent) {
+            endpoint.was_silent();
+        }
+    }
+
     /// The answer has ended: the endpoint has one request less at hand.
     pub fn ended(&self) {
         *self.active.borrow_mut() = None;
@@ -163,6 +177,7 @@ async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, Prox
         key: key.as_deref(),
         protocol: call.protocol,
         connect_timeout: policy.connect_timeout,
+        at: &call.at,
         send: SendContext {
             limits: &call.route.limits,
             timers: &call.worker.timers,

@@ -4,14 +4,13 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::StatusCode;
-
 use super::connection::{self, Door};
 use super::original::Mark;
 use super::router::Route;
 use super::{captured, egress, relay};
 use crate::base::{Protocol, ProxyError, Reason, UpstreamName};
 use crate::codec::{Stream, Takeover, proxy_protocol};
+use crate::policy::outcome::{Class, Outcome};
 use crate::telemetry::names;
 use crate::telemetry::record::Direction;
 use crate::upstream::{self, Endpoint};
@@ -97,7 +96,7 @@ pub async fn dial(door: &Door, route: &Route) -> Result<Dialled, ProxyError> {
         let header = header(door, route, &endpoint);
         match endpoint.connect(&header, route.policy.connect_timeout, &worker.timers).await {
             Ok(stream) => {
-                active.answered(Instant::now(), StatusCode::OK);
+                active.answered(Instant::now(), Class::Good);
                 let mark = captured::mark(door, &stream);
                 let (told, to) = (!header.is_empty(), route.upstream.name.clone());
                 return Ok(Dialled { stream, told, active, to, mark });
@@ -107,7 +106,7 @@ pub async fn dial(door: &Door, route: &Route) -> Result<Dialled, ProxyError> {
                 return Err(error);
             }
             Err(error) => {
-                active.failed(Instant::now(), true);
+                active.failed(Instant::now(), Outcome::Failed(&error).class(), true);
                 tried.push(endpoint);
                 last = Some(error);
             }

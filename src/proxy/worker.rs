@@ -14,7 +14,6 @@ use super::original::Dialled;
 use super::router::Router;
 use super::stack::Layer;
 use crate::base::UpstreamName;
-use crate::base::directory::Directory;
 use crate::base::drain::Stage;
 use crate::base::timers::Timers;
 use crate::codec::ServerContext;
@@ -22,7 +21,7 @@ use crate::config::Model;
 use crate::telemetry::record::{Direction, RouteMetrics};
 use crate::telemetry::{Metrics, names};
 use crate::upstream::snapshot::EndpointStats;
-use crate::upstream::{Quotas, Table};
+use crate::upstream::{Board, Quotas, Table};
 
 /// How often idle connections are swept and gauges are brought up to date.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -116,7 +115,7 @@ impl Worker {
     /// A worker that serves `model`.
     pub fn new(
         model: Arc<Model>,
-        directory: Directory,
+        board: Board,
         quotas: Quotas,
         metrics: &Metrics,
         instance: Instance,
@@ -132,7 +131,7 @@ impl Worker {
         let unrouted = |direction| Rc::new(RouteMetrics::new(metrics, direction, "", ""));
         let worker = Rc::new(Self {
             timers: Timers::new(),
-            table: Table::new(directory, metrics.clone(), quotas),
+            table: Table::new(board, metrics.clone(), quotas),
             metrics: metrics.clone(),
             random: RefCell::new(fastrand::Rng::new()),
             layer,

@@ -92,6 +92,18 @@ names! {
     /// Endpoints known.
     ENDPOINTS = Gauge "pillion_endpoints" ["upstream", "source"]
         "Endpoints that discovery holds for an upstream, by the source that told them.";
+    /// Endpoints that take calls.
+    ENDPOINTS_IN_USE = Gauge "pillion_endpoints_in_use" ["upstream"]
+        "Endpoints of an upstream that take calls: neither ejected nor without an answer to their health check.";
+    /// Ejections.
+    EJECTIONS = Counter "pillion_ejections_total" ["upstream", "cause"]
+        "Endpoints that were ejected, by what they did: consecutive_failures, gateway_errors, success_rate.";
+    /// Ejections that were not allowed.
+    EJECTIONS_DENIED = Counter "pillion_ejections_denied_total" ["upstream", "cause"]
+        "Endpoints that failed and were kept, because as many were ejected as may be or they were the last.";
+    /// Alarm: all endpoints are used, whatever their health.
+    PANIC = Gauge "pillion_panic" ["upstream"]
+        "1 while so few endpoints can be used that all are used, whatever their health.";
     /// Discovery's questions.
     DISCOVERY_UPDATES = Counter "pillion_discovery_updates_total" ["source", "result"]
         "Answers of a source of discovery: changed, same, empty, unknown, failed.";

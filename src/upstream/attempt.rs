@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http::{Response, Version, request};
 
 use super::endpoint::{Active, Endpoint, Room};
+use super::picker::Picker;
 use super::quota::Place;
 use super::{Key, Upstream};
 use crate::base::{Protocol, ProxyError, Reason, Sent, Side, grpc};
@@ -16,6 +17,7 @@ use crate::codec::http1::client::Connection as Http1;
 use crate::codec::http2::client::{Connection as Http2, Lease};
 use crate::codec::{Body, Failed, SendContext, Upgrade};
 use crate::config::model::Balance;
+use crate::policy::outcome::Outcome;
 use crate::policy::retry;
 
 /// How long what was sent on an HTTP/2 connection may stay unacknowledged.
@@ -35,6 +37,8 @@ pub struct Call<'a> {
     pub protocol: Protocol,
     /// For making one connection.
     pub connect_timeout: Duration,
+    /// Holds the endpoint at which an attempt waits for its answer.
+    pub at: &'a RefCell<Option<Rc<Endpoint>>>,
     /// For the codec.
     pub send: SendContext<'a>,
 }
@@ -64,14 +68,18 @@ pub async fn send(
             picked.or_else(|| picker.pick(call.balance, call.key, &[], now, random))
         };
         let Some(endpoint) = picked else {
-            let error = ProxyError::unsent(Reason::NoEndpoint, "no endpoint is left");
+            let error = ProxyError::unsent(Reason::NoEndpoint, none_left(upstream, &picker));
             return Err(Failed { error, body: Some(body) });
         };
         let replay = body.replay();
         let active = endpoint.begin(now);
-        let failed = match send_to(&endpoint, call, body, fresh, now).await {
+        call.at.replace(Some(endpoint.clone()));
+        let sent = send_to(&endpoint, call, body, fresh, now).await;
+        call.at.replace(None);
+        let failed = match sent {
             Ok(response) => {
-                active.answered(Instant::now(), response.status());
+                let outcome = Outcome::Head(response.status(), response.headers());
+                active.answered(Instant::now(), outcome.class());
                 return Ok((response, active));
             }
             Err(failed) => failed,
@@ -87,11 +95,11 @@ pub async fn send(
             // A connection that had died in the pool says nothing of its endpoint.
             active.forget();
         } else {
-            active.failed(Instant::now(), unreachable);
+            active.failed(Instant::now(), Outcome::Failed(&failed.error).class(), unreachable);
         }
         let again = failed.body.or(replay);
         let may = retry::is_free(&failed.error, &call.head.method) && tries < MAX_TRIES && !limited;
-        let others = picker.endpoints().len() > tried.borrow().len() + 1;
+        let others = picker.count() > tried.borrow().len() + 1;
         match again {
             Some(kept) if may && (others || !unreachable) => body = kept,
             again => return Err(Failed { error: failed.error, body: again }),
@@ -100,6 +108,18 @@ pub async fn send(
             tried.borrow_mut().push(endpoint);
         }
         fresh = !unreachable;
+    }
+}
+
+fn none_left(upstream: &Upstream, picker: &Picker) -> String {
+    match picker.fleet().counts {
+        (all, 0) if all > 0 => {
+            format!(
+                "all {all} endpoints of `{}` are ejected or do not answer their health check",
+                upstream.name
+            )
+        }
+        _ => "no endpoint is left".into(),
     }
 }
 

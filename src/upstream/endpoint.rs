@@ -3,9 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
 use tokio::sync::Notify;
 
 use super::connect::Connects;
@@ -18,6 +18,9 @@ use crate::codec::Stream;
 use crate::codec::http1::client::{Connection as Http1, Recycle};
 use crate::codec::http2::client::{Connection as Http2, Lease, MAX_STREAMS};
 use crate::policy::balance::PeakEwma;
+use crate::policy::fleet::Member;
+use crate::policy::outcome::Class;
+use crate::policy::vitals::Vitals;
 
 /// Idle HTTP/1 connections that one worker keeps to one endpoint.
 const MAX_IDLE: usize = 128;
@@ -43,8 +46,10 @@ const POKE: Duration = Duration::from_millis(50);
 
 /// See the module's text.
 pub struct Endpoint {
-    /// What discovery says of it.
+    /// What discovery said of it when this worker first used it.
     pub facts: base::Endpoint,
+    /// How it fares, for all workers.
+    vitals: Arc<Vitals>,
     latency: Cell<PeakEwma>,
     active: Cell<u32>,
     requests: Cell<u64>,
@@ -98,9 +103,10 @@ pub struct Active {
 
 impl Endpoint {
     /// An endpoint of which nothing is known yet.
-    pub fn new(facts: base::Endpoint, connects: Rc<Connects>) -> Rc<Self> {
+    pub fn new(facts: base::Endpoint, vitals: Arc<Vitals>, connects: Rc<Connects>) -> Rc<Self> {
         Rc::new(Self {
             facts,
+            vitals,
             latency: Cell::default(),
             active: Cell::new(0),
             requests: Cell::new(0),
@@ -116,6 +122,11 @@ impl Endpoint {
             freed: Notify::new(),
             retired: Cell::new(false),
         })
+    }
+
+    /// Whether it is this member of a fleet.
+    pub fn is(&self, member: &Member) -> bool {
+        Arc::ptr_eq(&self.vitals, &member.vitals)
     }
 
     /// Gives up what stands idle, now and from now on: no new call comes here,
@@ -221,13 +232,13 @@ impl Endpoint {
     }
 
     /// What one more request would cost.
-    pub fn load(&self, now: Instant) -> f64 {
-        self.latency.get().load(now, self.active.get(), self.facts.weight)
+    pub fn load(&self, now: Instant, weight: u32) -> f64 {
+        self.latency.get().load(now, self.active.get(), weight)
     }
 
     /// Requests at hand, over the weight.
-    pub fn pressure(&self) -> f64 {
-        f64::from(self.active.get()) / f64::from(self.facts.weight.max(1))
+    pub fn pressure(&self, weight: u32) -> f64 {
+        f64::from(self.active.get()) / f64::from(weight.max(1))
     }
 
     /// Whether it could not be reached a moment ago.
@@ -240,6 +251,12 @@ impl Endpoint {
         self.active.set(self.active.get() + 1);
         self.requests.set(self.requests.get() + 1);
         Active { endpoint: self.clone(), started: now, told: Cell::new(false) }
+    }
+
+    /// A call was given up that waited here for an answer.
+    pub fn was_silent(&self) {
+        self.failures.set(self.failures.get() + 1);
+        self.vitals.note(Class::Silent);
     }
 
     fn observe(&self, now: Instant, latency: Duration) {
@@ -352,14 +369,13 @@ impl Endpoint {
     /// What the admin port shows.
     pub fn stats(&self, upstream: &UpstreamName, now: Instant) -> EndpointStats {
         EndpointStats {
-            upstream: upstream.clone(),
-            address: self.facts.address,
             active: self.active.get().into(),
             requests: self.requests.get(),
             failures: self.failures.get(),
             ewma_ms: self.latency.get().latency().map(|latency| latency.as_secs_f64() * 1e3),
             connections: (self.idle.borrow().len() + self.http2.borrow().len()) as u64,
             away: self.is_away(now),
+            ..EndpointStats::new(upstream.clone(), self.facts.address)
         }
     }
 }
@@ -408,17 +424,19 @@ impl Active {
 
     /// The head of an answer came. One that says that the endpoint can't serve
     /// counts as slow, however quickly it came: nobody must be drawn to it.
-    pub fn answered(&self, now: Instant, status: StatusCode) {
+    pub fn answered(&self, now: Instant, class: Class) {
+        self.endpoint.vitals.note(class);
         let latency = now.saturating_duration_since(self.started);
-        let unable = matches!(status.as_u16(), 502..=504);
+        let unable = class == Class::Gateway;
         self.endpoint.observe(now, if unable { latency.max(UNABLE) } else { latency });
         self.endpoint.away.set(None);
         self.told.set(true);
     }
 
     /// No answer came. `unreachable` if there was not even a connection.
-    pub fn failed(&self, now: Instant, unreachable: bool) {
+    pub fn failed(&self, now: Instant, class: Class, unreachable: bool) {
         let endpoint = &self.endpoint;
+        endpoint.vitals.note(class);
         endpoint.failures.set(endpoint.failures.get() + 1);
         endpoint.observe(now, now.saturating_duration_since(self.started).max(UNABLE));
         if unreachable {

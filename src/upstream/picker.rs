@@ -1,32 +1,89 @@
 //! Picks an endpoint, by the upstream's policy.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Endpoint;
+use super::connect::Connects;
 use crate::config::model::Balance;
-use crate::policy::balance::{Ring, RoundRobin, two_choices};
+use crate::policy::balance::{PeakEwma, hash, mix, two_choices, unit};
+use crate::policy::fleet::{Fleet, Member, Tier, hash_of};
 
 /// What a consistent hash looks at; empty where the request has none.
 pub type Key<'a> = Option<&'a [u8]>;
 
-/// The endpoints of one moment, with what each way of picking needs.
+/// How often a choice is made anew that fell on an endpoint whose share grows.
+const REDRAWS: usize = 3;
+/// Endpoints that are looked at in search of one that can be used.
+const LOOKS: usize = 256;
+/// The same on a ring, where an endpoint has many places.
+const RING_LOOKS: usize = 2048;
+
+/// The endpoints of one moment. Most of it is shared with all workers; to make
+/// one costs next to nothing.
 pub struct Picker {
-    endpoints: Vec<Rc<Endpoint>>,
-    robin: RefCell<Option<RoundRobin>>,
-    ring: RefCell<Option<Ring>>,
+    fleet: Arc<Fleet>,
+    crew: Rc<Crew>,
+    version: u32,
+    turn: Cell<usize>,
+}
+
+/// What one worker knows of the endpoints that it has used, by their slot.
+pub struct Crew {
+    known: RefCell<Vec<Option<Rc<Endpoint>>>>,
+    connects: Rc<Connects>,
+    version: Cell<u32>,
+}
+
+impl Crew {
+    /// Nobody is known.
+    pub fn new(connects: Rc<Connects>) -> Rc<Self> {
+        Rc::new(Self { known: RefCell::default(), connects, version: Cell::new(0) })
+    }
+
+    /// Those that are known.
+    pub fn for_each(&self, mut each: impl FnMut(&Rc<Endpoint>)) {
+        self.known.borrow().iter().flatten().for_each(&mut each);
+    }
+
+    /// Lets go of those that `fleet` does not have any more.
+    fn follow(&self, fleet: &Fleet) {
+        let mut known = self.known.borrow_mut();
+        known.resize(fleet.layout.members.len(), None);
+        for (slot, held) in (0..).zip(known.iter_mut()) {
+            let stays =
+                |endpoint: &Rc<Endpoint>| fleet.layout.member(slot).is_some_and(|member| endpoint.is(member));
+            if held.as_ref().is_some_and(|endpoint| !stays(endpoint))
+                && let Some(gone) = held.take()
+            {
+                gone.retire();
+            }
+        }
+    }
 }
 
 impl Picker {
-    /// A picker over `endpoints`.
-    pub fn new(endpoints: Vec<Rc<Endpoint>>) -> Self {
-        Self { endpoints, robin: RefCell::default(), ring: RefCell::default() }
+    /// A picker over `fleet`, in place of `old`.
+    pub fn new(fleet: Arc<Fleet>, crew: &Rc<Crew>, old: Option<&Picker>) -> Rc<Self> {
+        if old.is_none_or(|old| !Arc::ptr_eq(&old.fleet.layout, &fleet.layout)) {
+            crew.follow(&fleet);
+            crew.version.set(crew.version.get() + 1);
+        }
+        // From a random place on, so that workers do not walk in step.
+        let turn = old.map_or_else(|| fastrand::usize(..1 << 20), |old| old.turn.get());
+        Rc::new(Self { fleet, crew: crew.clone(), version: crew.version.get(), turn: Cell::new(turn) })
     }
 
-    /// The endpoints, in the order that discovery gave.
-    pub fn endpoints(&self) -> &[Rc<Endpoint>] {
-        &self.endpoints
+    /// The endpoints.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// How many may be called.
+    pub fn count(&self) -> usize {
+        self.fleet.counts.0
     }
 
     /// An endpoint that is not among `tried`; one that could not be reached a
@@ -39,135 +96,179 @@ impl Picker {
         now: Instant,
         random: &mut fastrand::Rng,
     ) -> Option<Rc<Endpoint>> {
-        if let [only] = &self.endpoints[..] {
-            return (!contains(tried, only)).then(|| only.clone());
-        }
-        let good = |endpoint: &&Rc<Endpoint>| !contains(tried, endpoint) && !endpoint.is_away(now);
-        let first = match balance {
-            Balance::Ewma => self.better(|endpoint| endpoint.load(now), now, random),
-            Balance::LeastRequest => self.better(Endpoint::pressure, now, random),
-            Balance::RoundRobin => self.next(random),
-            Balance::Hash(_) => match key {
-                Some(key) => return self.on_ring(key, &good, tried).cloned(),
-                None => self.better(|endpoint| endpoint.load(now), now, random),
-            },
+        let tiers = self.fleet.tiers();
+        let key = key.filter(|_| matches!(balance, Balance::Hash(_))).map(hash);
+        let first = match tiers {
+            [] => return None,
+            [only] => {
+                if let &[(slot, _)] = &only.live[..] {
+                    return (!self.is_among(tried, slot)).then(|| self.endpoint(slot)).flatten();
+                }
+                0
+            }
+            _ => self.fleet.tier(key.map_or_else(|| random.f64(), |key| unit(mix(key)))),
         };
-        if let Some(first) = first.filter(good) {
-            return Some(first.clone());
-        }
-        // From a random place on, so that one neighbour does not get it all.
-        let start = random.usize(..self.endpoints.len().max(1));
-        let around = || self.endpoints.iter().cycle().skip(start).take(self.endpoints.len());
-        around().find(good).or_else(|| around().find(|endpoint| !contains(tried, endpoint))).cloned()
+        let look = Look { picker: self, tried, now, key };
+        let near_first = || (first..tiers.len()).chain(0..first);
+        let mut good = near_first().filter_map(|tier| look.good(balance, &tiers[tier], random));
+        let slot = good.next();
+        drop(good);
+        let slot = slot.or_else(|| near_first().find_map(|tier| look.any(&tiers[tier], random)));
+        self.endpoint(slot?)
     }
 
+    /// The endpoint at `slot`, which becomes known if it was not.
+    fn endpoint(&self, slot: u32) -> Option<Rc<Endpoint>> {
+        let member = self.fleet.layout.member(slot)?;
+        let mut known = self.crew.known.borrow_mut();
+        let held = known.get_mut(slot as usize)?;
+        match held {
+            Some(endpoint) if endpoint.is(member) => Some(endpoint.clone()),
+            // A picker that others have replaced leaves no trace.
+            _ if self.version != self.crew.version.get() => Some(self.fresh(member)),
+            _ => Some(held.insert(self.fresh(member)).clone()),
+        }
+    }
+
+    fn fresh(&self, member: &Member) -> Rc<Endpoint> {
+        Endpoint::new(member.facts.clone(), member.vitals.clone(), self.crew.connects.clone())
+    }
+
+    fn is_among(&self, tried: &[Rc<Endpoint>], slot: u32) -> bool {
+        !tried.is_empty()
+            && self.fleet.layout.member(slot).is_some_and(|member| tried.iter().any(|one| one.is(member)))
+    }
+}
+
+/// One pick.
+struct Look<'a> {
+    picker: &'a Picker,
+    tried: &'a [Rc<Endpoint>],
+    now: Instant,
+    key: Option<u64>,
+}
+
+impl Look<'_> {
+    /// One that can be used and was not tried.
+    fn good(&self, balance: &Balance, tier: &Tier, random: &mut fastrand::Rng) -> Option<u32> {
+        let first = match (balance, self.key) {
+            (Balance::Hash(_), Some(key)) => {
+                let ring = self.picker.fleet.ring(tier);
+                return ring.find(key).take(RING_LOOKS).find(|slot| self.takes_key(*slot, key));
+            }
+            (Balance::Ewma | Balance::Hash(_), _) => self.better(tier, random, |endpoint, weight| {
+                endpoint.map_or_else(
+                    || PeakEwma::default().load(self.now, 0, weight),
+                    |e| e.load(self.now, weight),
+                )
+            }),
+            (Balance::LeastRequest, _) => self.better(tier, random, |endpoint, weight| {
+                endpoint.map_or(0.0, |endpoint| endpoint.pressure(weight))
+            }),
+            (Balance::RoundRobin, _) => self.next(tier, random),
+        };
+        if first.is_some_and(|slot| self.can(slot)) {
+            return first;
+        }
+        // From a random place on, so that one neighbour does not get it all.
+        self.around(tier, random).find(|slot| self.can(*slot))
+    }
+
+    /// One that was not tried.
+    fn any(&self, tier: &Tier, random: &mut fastrand::Rng) -> Option<u32> {
+        self.around(tier, random).find(|slot| !self.picker.is_among(self.tried, *slot))
+    }
+
+    fn around(&self, tier: &Tier, random: &mut fastrand::Rng) -> impl Iterator<Item = u32> {
+        let start = random.usize(..tier.live.len().max(1));
+        tier.live[start..].iter().chain(&tier.live[..start]).take(LOOKS).map(|(slot, _)| *slot)
+    }
+
+    /// Whether it is worth a call: fit, not tried, and reachable a moment ago.
+    fn can(&self, slot: u32) -> bool {
+        let fleet = &self.picker.fleet;
+        let fit = fleet.panic || fleet.layout.member(slot).is_some_and(|member| member.vitals.is_fit());
+        fit && !self.is_away(slot) && !self.picker.is_among(self.tried, slot)
+    }
+
+    fn is_away(&self, slot: u32) -> bool {
+        self.known(slot, |endpoint| endpoint.is_some_and(|endpoint| endpoint.is_away(self.now)))
+    }
+
+    fn known<T>(&self, slot: u32, look: impl FnOnce(Option<&Endpoint>) -> T) -> T {
+        let known = self.picker.crew.known.borrow();
+        look(known.get(slot as usize).and_then(|endpoint| endpoint.as_deref()))
+    }
+
+    fn share(&self, slot: u32) -> f64 {
+        self.picker.fleet.layout.member(slot).map_or(0.0, |member| member.vitals.share(self.now))
+    }
+
+    /// The same for one key: as the share of an endpoint grows, keys come to it
+    /// and none leaves.
+    fn takes_key(&self, slot: u32, key: u64) -> bool {
+        let share = self.share(slot);
+        let takes = share >= 1.0
+            || self
+                .picker
+                .fleet
+                .layout
+                .member(slot)
+                .is_some_and(|member| unit(mix(key ^ hash_of(member.facts.address))) < share);
+        takes && self.can(slot)
+    }
+
+    /// `first`, or one of the `next` where its share grows and chance is
+    /// against it.
+    fn settle(
+        &self,
+        first: (u32, u32),
+        random: &mut fastrand::Rng,
+        mut next: impl FnMut(&mut fastrand::Rng) -> (u32, u32),
+    ) -> (u32, u32) {
+        let mut held = first;
+        for _ in 0..REDRAWS {
+            let share = self.share(held.0);
+            if share >= 1.0 || random.f64() < share {
+                break;
+            }
+            held = next(random);
+        }
+        held
+    }
+
+    /// The better of two (Mitzenmacher).
     fn better(
         &self,
-        cost: impl Fn(&Endpoint) -> f64,
-        now: Instant,
+        tier: &Tier,
         random: &mut fastrand::Rng,
-    ) -> Option<&Rc<Endpoint>> {
-        let (a, b) = two_choices(self.endpoints.len(), random);
-        let (a, b) = (self.endpoints.get(a)?, self.endpoints.get(b)?);
-        Some(match (a.is_away(now), b.is_away(now)) {
-            (true, false) => b,
-            (false, true) => a,
-            _ if cost(b) < cost(a) => b,
-            _ => a,
+        cost: impl Fn(Option<&Endpoint>, u32) -> f64,
+    ) -> Option<u32> {
+        let (a, b) = two_choices(tier.live.len(), random);
+        let (a, b) = (*tier.live.get(a)?, *tier.live.get(b)?);
+        let anyone = |random: &mut fastrand::Rng| tier.live[random.usize(..tier.live.len())];
+        let (a, b) = (self.settle(a, random, anyone), self.settle(b, random, anyone));
+        let cost = |(slot, weight): (u32, u32)| self.known(slot, |endpoint| cost(endpoint, weight));
+        Some(match (self.is_away(a.0), self.is_away(b.0)) {
+            (true, false) => b.0,
+            (false, true) => a.0,
+            _ if cost(b) < cost(a) => b.0,
+            _ => a.0,
         })
     }
 
-    fn next(&self, random: &mut fastrand::Rng) -> Option<&Rc<Endpoint>> {
-        let mut robin = self.robin.borrow_mut();
-        let robin = robin.get_or_insert_with(|| {
-            RoundRobin::new(self.endpoints.iter().map(|endpoint| endpoint.facts.weight), random)
-        });
-        self.endpoints.get(robin.turn()?)
+    fn next(&self, tier: &Tier, random: &mut fastrand::Rng) -> Option<u32> {
+        let turns = tier.turns();
+        let turn = &self.picker.turn;
+        let following = || {
+            let at = turn.get();
+            turn.set(at.wrapping_add(1));
+            turns.at(at)
+        };
+        let first = following()?;
+        Some(self.settle((first, 0), random, |_| (following().unwrap_or(first), 0)).0)
     }
-
-    fn on_ring(
-        &self,
-        key: &[u8],
-        good: &impl Fn(&&Rc<Endpoint>) -> bool,
-        tried: &[Rc<Endpoint>],
-    ) -> Option<&Rc<Endpoint>> {
-        let mut ring = self.ring.borrow_mut();
-        let ring = ring.get_or_insert_with(|| {
-            Ring::new(self.endpoints.iter().map(|endpoint| (endpoint.facts.address, endpoint.facts.weight)))
-        });
-        let in_order = || ring.find(key).filter_map(|index| self.endpoints.get(index));
-        in_order().find(good).or_else(|| in_order().find(|endpoint| !contains(tried, endpoint)))
-    }
-}
-
-fn contains(tried: &[Rc<Endpoint>], endpoint: &Rc<Endpoint>) -> bool {
-    tried.iter().any(|one| Rc::ptr_eq(one, endpoint))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::{self, UpstreamName};
-    use crate::config::model::HashOn;
-    use crate::telemetry::Metrics;
-    use crate::upstream::connect::Connects;
-    use crate::upstream::quota::Quota;
-    use std::time::Duration;
-
-    fn picker(count: u16) -> Picker {
-        let facts = |port| base::Endpoint::new(([127, 0, 0, 1], 1000 + port).into());
-        let name = UpstreamName::new("users");
-        let quota = Quota::unlimited(name.clone(), &Metrics::new());
-        let connects = Connects::new(Metrics::new(), name, quota);
-        Picker::new((0..count).map(|port| Endpoint::new(facts(port), connects.clone())).collect())
-    }
-
-    #[test]
-    fn what_was_tried_or_is_away_is_passed_over_in_every_way() {
-        let now = Instant::now();
-        let mut random = fastrand::Rng::with_seed(3);
-        for balance in
-            [Balance::Ewma, Balance::LeastRequest, Balance::RoundRobin, Balance::Hash(HashOn::Source)]
-        {
-            let picker = picker(3);
-            picker.endpoints[0].begin(now).failed(now, true);
-            for key in 0..200u32 {
-                let key = key.to_string();
-                let mut pick = |tried: &[Rc<Endpoint>], now| {
-                    picker
-                        .pick(&balance, Some(key.as_bytes()), tried, now, &mut random)
-                        .map(|e| e.facts.address.port())
-                };
-                assert_ne!(pick(&[], now), Some(1000), "{balance:?}: away");
-                let tried = [picker.endpoints[1].clone()];
-                assert_eq!(pick(&tried, now), Some(1002), "{balance:?}: tried");
-                let tried = [picker.endpoints[1].clone(), picker.endpoints[2].clone()];
-                assert_eq!(pick(&tried, now), Some(1000), "{balance:?}: the last, though away");
-                assert_eq!(pick(&picker.endpoints, now), None);
-            }
-            let later = now + Duration::from_secs(60);
-            let back = (0..100).any(|key: u32| {
-                let picked = picker.pick(&balance, Some(&key.to_be_bytes()), &[], later, &mut random);
-                picked.is_some_and(|endpoint| endpoint.facts.address.port() == 1000)
-            });
-            assert!(back, "{balance:?}: comes back");
-        }
-        assert!(self::picker(0).pick(&Balance::Ewma, None, &[], now, &mut random).is_none());
-    }
-
-    #[test]
-    fn a_slow_endpoint_gets_less() {
-        let now = Instant::now();
-        let mut random = fastrand::Rng::with_seed(3);
-        let picker = picker(2);
-        picker.endpoints[0].begin(now - Duration::from_millis(100)).answered(now, http::StatusCode::OK);
-        picker.endpoints[1].begin(now - Duration::from_millis(1)).answered(now, http::StatusCode::OK);
-        let slow = (0..100)
-            .filter(|_| {
-                let picked = picker.pick(&Balance::Ewma, None, &[], now, &mut random);
-                picked.is_some_and(|endpoint| endpoint.facts.address.port() == 1000)
-            })
-            .count();
-        assert_eq!(slow, 0);
-    }
-}
+mod tests;

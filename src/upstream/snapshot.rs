@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 
 use crate::base::UpstreamName;
 
+/// The state of an endpoint of which nothing is wrong.
+pub const IN_USE: &str = "in_use";
+
 /// What the workers know of an endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointStats {
@@ -23,9 +26,30 @@ pub struct EndpointStats {
     pub connections: u64,
     /// Whether it is passed over because it could not be reached.
     pub away: bool,
+    /// How it stands for all workers: `in_use`, `warming`, `on_probation`,
+    /// `ejected`, `unhealthy`.
+    pub state: &'static str,
+    /// Why it is not in use; empty where it is.
+    pub why: String,
 }
 
 impl EndpointStats {
+    /// Of an endpoint that nobody has called.
+    pub fn new(upstream: UpstreamName, address: SocketAddr) -> Self {
+        Self {
+            upstream,
+            address,
+            active: 0,
+            requests: 0,
+            failures: 0,
+            ewma_ms: None,
+            connections: 0,
+            away: false,
+            state: IN_USE,
+            why: String::new(),
+        }
+    }
+
     /// Takes in what another worker knows of the same endpoint.
     pub fn add(&mut self, other: &Self) {
         self.active += other.active;

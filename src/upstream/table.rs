@@ -4,18 +4,21 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::Endpoint;
+use super::board::{Board, Known, News};
 use super::connect::Connects;
-use super::picker::Picker;
+use super::picker::{Crew, Picker};
 use super::quota::{Quota, Quotas};
 use super::snapshot::EndpointStats;
-use crate::base::directory::Directory;
 use crate::base::timers::Timers;
 use crate::base::{self, EndpointSet, Protocol, ProxyError, ProxyProtocol, Reason, Resolution, UpstreamName};
+use crate::config::model::Locality;
+use crate::policy::fleet::{Fleet, Layout, Slots, Ways};
+use crate::policy::vitals::Watch;
 use crate::telemetry::Metrics;
 
 /// How long the first request of an upstream waits for discovery.
@@ -29,7 +32,7 @@ const UNKNOWN: Duration = Duration::from_secs(30);
 
 /// The upstreams of one worker.
 pub struct Table {
-    directory: Directory,
+    board: Board,
     metrics: Metrics,
     quotas: Quotas,
     upstreams: RefCell<HashMap<UpstreamName, Rc<Upstream>>>,
@@ -40,7 +43,10 @@ pub struct Upstream {
     /// Its name.
     pub name: UpstreamName,
     connects: Rc<Connects>,
-    resolution: RefCell<Option<watch::Receiver<Resolution>>>,
+    /// `None` where its endpoints never change.
+    news: RefCell<Option<watch::Receiver<News>>>,
+    known: RefCell<Known>,
+    crew: Rc<Crew>,
     picker: RefCell<Rc<Picker>>,
     last_used: Cell<Option<Instant>>,
     learned: Cell<Learned>,
@@ -59,9 +65,9 @@ pub enum Learned {
 }
 
 impl Table {
-    /// An empty table over `directory`.
-    pub fn new(directory: Directory, metrics: Metrics, quotas: Quotas) -> Self {
-        Self { directory, metrics, quotas, upstreams: RefCell::default() }
+    /// An empty table over `board`.
+    pub fn new(board: Board, metrics: Metrics, quotas: Quotas) -> Self {
+        Self { board, metrics, quotas, upstreams: RefCell::default() }
     }
 
     /// The upstream of this name; discovery begins to look for it if need be.
@@ -70,21 +76,25 @@ impl Table {
             return Ok(upstream.clone());
         }
         let full = |_| ProxyError::unsent(Reason::Overload, "too many upstreams are in use at one time");
-        Ok(self.enter(name, self.directory.watch(name).map_err(full)?))
+        Ok(self.enter(name, self.board.watch(name).map_err(full)?))
     }
 
     /// The same for a name of the policy, for which there is always room.
     pub fn named(&self, name: &UpstreamName) -> Rc<Upstream> {
         let known = self.upstreams.borrow().get(name).cloned();
-        known.unwrap_or_else(|| self.enter(name, self.directory.watch_named(name)))
+        known.unwrap_or_else(|| self.enter(name, self.board.watch_named(name)))
     }
 
-    fn enter(&self, name: &UpstreamName, resolution: watch::Receiver<Resolution>) -> Rc<Upstream> {
+    fn enter(&self, name: &UpstreamName, news: watch::Receiver<News>) -> Rc<Upstream> {
+        let connects = Connects::new(self.metrics.clone(), name.clone(), self.quotas.get(name));
+        let crew = Crew::new(connects.clone());
         let upstream = Rc::new(Upstream {
             name: name.clone(),
-            connects: Connects::new(self.metrics.clone(), name.clone(), self.quotas.get(name)),
-            resolution: RefCell::new(Some(resolution)),
-            picker: RefCell::new(Rc::new(Picker::new(Vec::new()))),
+            connects,
+            news: RefCell::new(Some(news)),
+            known: RefCell::default(),
+            picker: RefCell::new(Picker::new(Arc::default(), &crew, None)),
+            crew,
             last_used: Cell::new(None),
             learned: Cell::default(),
         });
@@ -94,7 +104,7 @@ impl Table {
 
     /// The upstream that has `address` as an endpoint, as far as is known.
     pub fn at(&self, address: SocketAddr) -> Option<UpstreamName> {
-        self.directory.at(address)
+        self.board.directory().at(address)
     }
 
     /// Says how callers are told to each upstream from now on.
@@ -108,7 +118,7 @@ impl Table {
     /// unless `keep` says otherwise.
     pub fn sweep(&self, now: Instant, keep: impl Fn(&UpstreamName) -> bool) {
         self.upstreams.borrow_mut().retain(|name, upstream| {
-            upstream.picker.borrow().endpoints().iter().for_each(|endpoint| endpoint.sweep(now));
+            upstream.crew.for_each(|endpoint| endpoint.sweep(now));
             let used = upstream.last_used.get().get_or_insert(now).to_owned();
             upstream.last_used.set(Some(used));
             let limit = if upstream.known() == Some(None) { UNKNOWN } else { UNUSED };
@@ -122,9 +132,8 @@ impl Table {
         let mut pokes = self.quotas.pokes();
         while pokes.changed().await.is_ok() {
             for upstream in self.upstreams.borrow().values() {
-                let picker = upstream.picker.borrow();
                 let short = || upstream.connects.quota.is_short();
-                picker.endpoints().iter().for_each(|endpoint| while short() && endpoint.close_idle() {});
+                upstream.crew.for_each(|endpoint| while short() && endpoint.close_idle() {});
             }
         }
     }
@@ -141,12 +150,19 @@ impl Upstream {
     pub fn fixed(name: UpstreamName, endpoints: Vec<base::Endpoint>, metrics: &Metrics) -> Rc<Self> {
         let quota = Quota::unlimited(name.clone(), metrics);
         let connects = Connects::new(metrics.clone(), name.clone(), quota);
-        let endpoints = endpoints.into_iter().map(|facts| Endpoint::new(facts, connects.clone())).collect();
+        let now = Instant::now();
+        let set = EndpointSet { endpoints: endpoints.into(), source: FIXED, as_of: std::time::UNIX_EPOCH };
+        let (members, _) = Slots::new(Watch::new(now)).place(&set, now);
+        let layout = Arc::new(Layout::new(members, &Locality::default()));
+        let crew = Crew::new(connects.clone());
+        let fleet = Arc::new(Fleet::new(layout, 0.0, Ways::default()));
         Rc::new(Self {
             name,
             connects,
-            resolution: RefCell::new(None),
-            picker: RefCell::new(Rc::new(Picker::new(endpoints))),
+            news: RefCell::new(None),
+            known: RefCell::new(Known::Found(FIXED)),
+            picker: RefCell::new(Picker::new(fleet, &crew, None)),
+            crew,
             last_used: Cell::new(None),
             learned: Cell::default(),
         })
@@ -158,12 +174,12 @@ impl Upstream {
         if let Some(answer) = self.current() {
             return answer;
         }
-        let Some(mut news) = self.resolution.borrow().clone() else {
+        let Some(mut news) = self.news.borrow().clone() else {
             return Ok(self.picker.borrow().clone());
         };
         let mut timer = timers.at(now + FIRST_ANSWER);
         tokio::select! {
-            _ = news.wait_for(|resolution| *resolution != Resolution::Pending) => {}
+            _ = news.wait_for(|news| news.resolution != Known::Pending) => {}
             () = timer.fired() => {}
         }
         self.current().unwrap_or_else(|| {
@@ -174,14 +190,14 @@ impl Upstream {
     /// Whether a source of discovery knows it, and which; `None` while none has
     /// answered.
     pub fn known(&self) -> Option<Option<&'static str>> {
-        let resolution = self.resolution.borrow();
-        let Some(news) = resolution.as_ref() else { return Some(Some(FIXED)) };
-        match &*news.borrow() {
-            Resolution::Pending => None,
-            Resolution::Found(EndpointSet { source, .. }) | Resolution::Empty { source } => {
+        let _ = self.current();
+        match &*self.known.borrow() {
+            Known::Pending | Known::Not(Resolution::Pending) => None,
+            Known::Found(source) => Some(Some(source)),
+            Known::Not(Resolution::Found(EndpointSet { source, .. }) | Resolution::Empty { source }) => {
                 Some(Some(source))
             }
-            Resolution::Unknown | Resolution::Failed { .. } => Some(None),
+            Known::Not(Resolution::Unknown | Resolution::Failed { .. }) => Some(None),
         }
     }
 
@@ -190,10 +206,10 @@ impl Upstream {
         if let Some(known) = self.known() {
             return Some(known);
         }
-        let mut news = self.resolution.borrow().clone()?;
+        let mut news = self.news.borrow().clone()?;
         let mut timer = timers.at(Instant::now() + limit);
         tokio::select! {
-            _ = news.wait_for(|resolution| *resolution != Resolution::Pending) => {}
+            _ = news.wait_for(|news| news.resolution != Known::Pending) => {}
             () = timer.fired() => {}
         }
         self.known()
@@ -207,10 +223,7 @@ impl Upstream {
             return named;
         }
         let Some(Ok(picker)) = self.current() else { return Protocol::Auto };
-        let told = |facts: &base::Endpoint| facts.protocol.or(Protocol::of_port(facts.address.port()));
-        let mut all = picker.endpoints().iter().map(|endpoint| told(&endpoint.facts));
-        let first = all.next().unwrap_or_default();
-        if all.all(|other| other == first) { first } else { Protocol::Auto }
+        picker.fleet().layout.speaks
     }
 
     /// How callers are told to it; `None` where they are not.
@@ -245,64 +258,51 @@ impl Upstream {
 
     /// Closes idle connections of a fixed upstream.
     pub fn sweep(&self, now: Instant) {
-        self.picker.borrow().endpoints().iter().for_each(|endpoint| endpoint.sweep(now));
+        self.crew.for_each(|endpoint| endpoint.sweep(now));
     }
 
     /// What the admin port shows of its endpoints.
     pub fn stats(&self, now: Instant) -> Vec<EndpointStats> {
-        let picker = self.picker.borrow();
-        picker.endpoints().iter().map(|endpoint| endpoint.stats(&self.name, now)).collect()
+        let mut all = Vec::new();
+        self.crew.for_each(|endpoint| all.push(endpoint.stats(&self.name, now)));
+        all
     }
 
     /// What is known now; `None` while discovery has not answered.
     fn current(&self) -> Option<Result<Rc<Picker>, ProxyError>> {
-        let mut resolution = self.resolution.borrow_mut();
-        let Some(news) = resolution.as_mut() else { return Some(Ok(self.picker.borrow().clone())) };
-        let no = |reason, detail: String| Some(Err(ProxyError::unsent(reason, detail)));
-        if news.has_changed().unwrap_or(false)
-            && let Resolution::Found(set) = &*news.borrow_and_update()
+        if let Some(news) = self.news.borrow_mut().as_mut()
+            && news.has_changed().unwrap_or(false)
         {
-            self.update(set);
-        }
-        match &*news.borrow() {
-            Resolution::Found(set) => {
-                if self.picker.borrow().endpoints().is_empty() {
-                    self.update(set);
-                }
-                Some(Ok(self.picker.borrow().clone()))
+            let News { resolution, fleet, .. } = news.borrow_and_update().clone();
+            if let Some(fleet) = fleet {
+                let picker = Picker::new(fleet, &self.crew, Some(&self.picker.borrow()));
+                self.picker.replace(picker);
             }
-            Resolution::Pending => None,
-            Resolution::Unknown => {
+            self.known.replace(resolution);
+        }
+        let no = |reason, detail: String| Some(Err(ProxyError::unsent(reason, detail)));
+        match &*self.known.borrow() {
+            Known::Pending | Known::Not(Resolution::Pending) => None,
+            Known::Found(_) | Known::Not(Resolution::Found(_)) => Some(Ok(self.picker.borrow().clone())),
+            Known::Not(Resolution::Unknown) => {
                 no(Reason::UnknownUpstream, format!("no source of discovery knows `{}`", self.name))
             }
-            Resolution::Empty { source } => {
+            Known::Not(Resolution::Empty { source }) => {
                 no(Reason::NoEndpoint, format!("`{}` has no endpoint now, says {source}", self.name))
             }
-            Resolution::Failed { why } => no(Reason::DiscoveryFailed, why.to_string()),
+            Known::Not(Resolution::Failed { why }) => no(Reason::DiscoveryFailed, why.to_string()),
         }
-    }
-
-    /// Takes over a new set; an endpoint that stays keeps what is known of it
-    /// and its connections.
-    fn update(&self, set: &EndpointSet) {
-        let old = self.picker.borrow().clone();
-        let known: HashMap<_, _> = old.endpoints().iter().map(|e| (e.facts.address, e)).collect();
-        let endpoints = set.usable().map(|facts| match known.get(&facts.address) {
-            Some(endpoint) if endpoint.facts == *facts => Rc::clone(endpoint),
-            _ => Endpoint::new(facts.clone(), self.connects.clone()),
-        });
-        let picker = Picker::new(endpoints.collect());
-        let stays = |old: &&Rc<Endpoint>| picker.endpoints().iter().any(|new| Rc::ptr_eq(old, new));
-        old.endpoints().iter().filter(|old| !stays(old)).for_each(|old| old.retire());
-        *self.picker.borrow_mut() = Rc::new(picker);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::directory::Subscription;
+    use crate::base::directory::{Directory, Subscription};
+    use crate::config::Model;
+    use crate::upstream::Keepers;
     use tokio::sync::mpsc::UnboundedReceiver;
+    use tokio::task::{LocalSet, spawn_local};
 
     /// Discovery that needs a second for each answer.
     async fn slow(mut names: UnboundedReceiver<Subscription>) {
@@ -318,12 +318,34 @@ mod tests {
         }
     }
 
+    /// The control thread's part.
+    fn keep(directory: &Directory, metrics: &Metrics) -> (Board, watch::Sender<Arc<Model>>) {
+        let (board, wanted) = Board::new(directory.clone());
+        let (sender, config) = watch::channel(Arc::new(Model::minimal("front")));
+        let keepers = Keepers { board: board.clone(), wanted, config, metrics: metrics.clone() };
+        spawn_local(keepers.run(Rc::new(|_| Box::pin(async { Ok(()) }))));
+        (board, sender)
+    }
+
+    async fn in_time(what: &str, met: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !met() {
+            assert!(Instant::now() < deadline, "{what}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     #[tokio::test]
     async fn what_nobody_calls_is_let_go_and_found_again_without_failing_a_call() {
+        LocalSet::new().run_until(let_go_and_found_again()).await;
+    }
+
+    async fn let_go_and_found_again() {
         let (directory, names) = Directory::new();
         let discovery = tokio::spawn(slow(names));
         let (metrics, timers) = (Metrics::new(), Timers::default());
-        let table = Table::new(directory.clone(), metrics.clone(), Quotas::new(metrics));
+        let (board, _config) = keep(&directory, &metrics);
+        let table = Table::new(board, metrics.clone(), Quotas::new(metrics));
         let users = UpstreamName::new("users");
         let known = || directory.dump().into_iter().map(|known| known.name.to_string()).collect::<Vec<_>>();
         let mut now = Instant::now();
@@ -337,15 +359,15 @@ mod tests {
                 for _ in 0..2 {
                     let upstream = table.get(&users).unwrap();
                     let picker = upstream.picker(now, &timers).await;
-                    assert_eq!(picker.expect("found, though slowly").endpoints().len(), 1);
+                    assert_eq!(picker.expect("found, though slowly").count(), 1);
                     drop(upstream);
                     let keep = |name: &UpstreamName| name.as_str() == "named";
                     table.sweep(now + UNKNOWN, keep);
                     assert_eq!(known().iter().filter(|name| *name == "users").count(), 1, "too soon");
                     now += UNUSED;
                     table.sweep(now, keep);
-                    assert!(directory.forget(&users), "nobody reads it");
-                    assert!(directory.forget(&UpstreamName::new("made-up")), "let go before");
+                    in_time("nobody reads it", || directory.forget(&users)).await;
+                    in_time("let go before", || directory.forget(&UpstreamName::new("made-up"))).await;
                     assert_eq!(known(), ["named"], "what a policy names is kept");
                 }
             } => {}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::{Protocol, ProxyProtocol};
+use super::{Ejection, HealthCheck, Near, Protocol, ProxyProtocol};
 use crate::config::text::{Bind, Header, Host, Percent, Range, Size, Span, Upstream, Word};
 
 /// Calls to the service: a route, or without `route` what applies to all of them.
@@ -60,6 +60,20 @@ pub struct Outbound {
     /// How many connections all workers together may have to this service; only
     /// without `route`. Default: any number.
     pub connections: Option<Connections>,
+    /// Asks endpoints for their health; only without `route`. Default: not asked.
+    pub health_check: Option<HealthCheck>,
+    /// Leaves endpoints out to which calls fail; only without `route`.
+    pub ejection: Option<Ejection>,
+    /// How long the share of an endpoint grows that is new or has come back;
+    /// only without `route`. Default: it has its whole share at once.
+    pub slow_start: Option<Span>,
+    /// Whether endpoints near `service.locality` are preferred; only without `route`.
+    #[schemars(extend("default" = "prefer"))]
+    pub locality: Option<Near>,
+    /// With a smaller share of healthy endpoints than this all are used; only
+    /// without `route`.
+    #[schemars(extend("default" = "30%"))]
+    pub panic: Option<Percent>,
     /// Which calls: `[METHOD[,METHOD…]] /path/{name}/{rest...}` or
     /// `grpc package.Service/Method`.
     pub route: Option<String>,

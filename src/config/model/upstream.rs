@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::RoutePolicy;
+use super::{Fitness, RoutePolicy};
 use crate::base::{Origin, Protocol, ProxyProtocol};
 
 /// What a policy says of an upstream as a whole: an `outbound` entry without `route`.
@@ -21,6 +21,8 @@ pub struct Upstream {
     pub sni: Vec<Arc<str>>,
     /// How many connections the process may have to it; default any number.
     pub connections: Option<Connections>,
+    /// Which of its endpoints take calls.
+    pub fitness: Fitness,
     /// What applies to its calls that no route takes.
     pub policy: RoutePolicy,
     /// Where the entry stands; `None` where only routes name the upstream.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{At, protocol, set};
+use super::{At, fitness, protocol, set};
 use crate::base::{Origin, UpstreamName};
 use crate::config::form;
 use crate::config::model::{Connections, RoutePolicy, Upstream};
@@ -26,6 +26,7 @@ pub(super) fn upstream(
         listen: form.listen.as_ref().map(|bind| bind.0),
         sni: sni(form, at, claims, problems),
         connections: form.connections.as_ref().map(connections),
+        fitness: fitness::fitness(form, at, problems),
         policy,
         origin: Some(at.key("to").origin()),
     }
@@ -39,6 +40,11 @@ pub(super) fn not_in_a_route(form: &form::Outbound, at: At<'_>, problems: &mut P
         ("listen", form.listen.is_some()),
         ("sni", form.sni.is_some()),
         ("connections", form.connections.is_some()),
+        ("health_check", form.health_check.is_some()),
+        ("ejection", form.ejection.is_some()),
+        ("slow_start", form.slow_start.is_some()),
+        ("locality", form.locality.is_some()),
+        ("panic", form.panic.is_some()),
     ] {
         if written {
             let message = format!("`{key}` belongs to the whole upstream, not to one route");

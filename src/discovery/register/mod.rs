@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::health::Unhealthy;
 use super::local;
+use crate::clients::health::Unhealthy;
 use crate::config::Model;
 use crate::telemetry::Metrics;
 

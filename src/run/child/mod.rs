@@ -19,7 +19,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use tokio::process::{ChildStderr, ChildStdout};
 
-pub use crate::discovery::health::{Unhealthy, wait_healthy};
+pub use crate::clients::health::Unhealthy;
+pub use crate::discovery::health::wait_healthy;
 pub use orphans::{adopt_orphans, kill_orphans, reap_orphans};
 
 /// Exit code for a command that can't be run.

@@ -1,3 +1,7 @@
 //! Which endpoints take calls, and which do not.
 
+mod checks;
 mod drain;
+mod ejection;
+mod faulty;
+mod grpc;

@@ -1,0 +1,163 @@
+//! The judge under thousands of hostile schedules.
+
+use super::*;
+
+const SEEDS: u64 = 2_000;
+
+fn rules(max_percent: f64) -> Ejection {
+    Ejection { max_percent, ..Ejection::default() }
+}
+
+fn scene(total: usize, out: usize) -> Scene {
+    Scene { total, in_use: total - out, failing: out + 1 }
+}
+
+#[test]
+fn of_one_none_of_two_one_of_three_two_go() {
+    for (total, most) in [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (10, 5)] {
+        let mut judge = Judge::new(Some(rules(0.5)));
+        let (now, mut random) = (Instant::now(), fastrand::Rng::with_seed(1));
+        for who in 0..total as u32 {
+            let scene = Scene { failing: 0, ..scene(total, judge.count()) };
+            judge.accuse(who, Cause::Failures, scene, now, &mut random);
+        }
+        assert_eq!(judge.count(), most, "of {total}");
+    }
+    let mut judge = Judge::new(Some(rules(1.0)));
+    let (now, mut random) = (Instant::now(), fastrand::Rng::with_seed(1));
+    let verdict = judge.accuse(0, Cause::Failures, scene(1, 0), now, &mut random);
+    assert!(matches!(verdict, Verdict::Out(_)), "the last one, where the file says so");
+}
+
+#[test]
+fn when_all_fail_nobody_is_out_and_nothing_is_remembered() {
+    let mut judge = Judge::new(Some(rules(0.5)));
+    let (now, mut random) = (Instant::now(), fastrand::Rng::with_seed(1));
+    for who in 0..3 {
+        let scene = scene(3, who as usize);
+        let verdict = judge.accuse(who, Cause::GatewayErrors, scene, now, &mut random);
+        assert_eq!(matches!(verdict, Verdict::Out(_)), who < 2);
+        if who == 2 {
+            assert_eq!(verdict, Verdict::AllFail(vec![0, 1]));
+        }
+    }
+    assert_eq!((judge.count(), judge.next()), (0, None));
+    let Verdict::Out(out) = judge.accuse(0, Cause::Failures, scene(3, 0), now, &mut random) else { panic!() };
+    assert_eq!(out.times, 1);
+}
+
+#[test]
+fn times_grow_up_to_the_longest_and_time_served_forgives() {
+    let mut judge = Judge::new(Some(rules(0.5)));
+    let (mut now, mut random) = (Instant::now(), fastrand::Rng::with_seed(1));
+    for times in 1..10u32 {
+        let Verdict::Out(out) = judge.accuse(7, Cause::Failures, scene(3, 0), now, &mut random) else {
+            panic!()
+        };
+        let whole = Duration::from_secs(5 << (times - 1)).min(Duration::from_secs(120));
+        let time = out.until - now;
+        assert!(time <= whole && time >= whole.mul_f64(0.8), "{times}: {time:?}");
+        assert_eq!(out.times, times);
+        assert_eq!(judge.returns(out.until - Duration::from_millis(1)), [0; 0]);
+        now = out.until;
+        assert_eq!(judge.returns(now), [7]);
+    }
+    now += Duration::from_secs(3600);
+    let Verdict::Out(out) = judge.accuse(7, Cause::Failures, scene(3, 0), now, &mut random) else { panic!() };
+    assert_eq!(out.times, 1, "an hour without a fault");
+}
+
+#[test]
+fn a_smaller_set_and_other_rules_let_back_in() {
+    let mut judge = Judge::new(Some(rules(0.5)));
+    let (now, mut random) = (Instant::now(), fastrand::Rng::with_seed(1));
+    for who in 0..3 {
+        judge.accuse(who, Cause::Failures, Scene { failing: 0, ..scene(6, 0) }, now, &mut random);
+    }
+    judge.forget(0);
+    assert_eq!(judge.fit(2, now).len(), 1, "one of two may stay out");
+    assert_eq!(judge.set(None).len(), 1);
+    assert_eq!(judge.count(), 0);
+}
+
+#[test]
+fn outliers_are_far_below_the_mean_and_only_with_enough_calls() {
+    let rule = SuccessRate::default();
+    let of = |rates: &[(u64, u64)]| {
+        outliers(&rule, rates.iter().enumerate().map(|(who, (good, bad))| (who as u32, *good, *bad)))
+    };
+    let good = (1000, 0);
+    assert_eq!(of(&[good, good, (500, 500), good, good]), [2]);
+    assert_eq!(of(&[good, good, (500, 500), good]), [0; 0], "too few to compare");
+    assert_eq!(of(&[good, good, (49, 50), good, good]), [0; 0], "too few calls");
+    assert_eq!(of(&[good, good, (980, 20), good, good]), [0; 0], "too small a difference");
+    assert_eq!(of(&[(500, 500); 6]), [0; 0], "all are alike");
+    assert_eq!(of(&[good; 6]), [0; 0]);
+}
+
+/// Endpoints that fail and heal at random, come and go; the judge is asked as
+/// the control thread would.
+#[test]
+fn the_invariants_hold_under_hostile_schedules() {
+    for seed in 0..SEEDS {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let max_percent = [0.0, 0.1, 0.34, 0.5, 0.9, 1.0][random.usize(..6)];
+        let rules = rules(max_percent);
+        let longest = rules.time.1;
+        let mut judge = Judge::new(Some(rules.clone()));
+        let mut total = random.usize(1..12);
+        let mut sick: Vec<bool> = (0..total).map(|_| random.f64() < 0.4).collect();
+        let mut now = Instant::now();
+        let mut out_since: HashMap<u32, Instant> = HashMap::new();
+        for step in 0..300 {
+            now += Duration::from_millis(random.u64(1..3_000));
+            for who in judge.returns(now) {
+                let since = out_since.remove(&who).expect("it was out");
+                assert!(now - since <= longest + Duration::from_secs(3), "seed {seed}: out for too long");
+            }
+            match random.u8(..20) {
+                0 if total > 1 => {
+                    total -= 1;
+                    judge.forget(total as u32);
+                    out_since.remove(&(total as u32));
+                    sick.pop();
+                    judge.fit(total, now).iter().for_each(|who| _ = out_since.remove(who));
+                }
+                1 => {
+                    total += 1;
+                    sick.push(random.bool());
+                }
+                2 => sick.iter_mut().for_each(|one| *one = random.bool()),
+                3 => sick.fill(true),
+                4 => sick.fill(false),
+                _ => {}
+            }
+            for who in 0..total as u32 {
+                if !sick[who as usize] || judge.out(who).is_some() {
+                    continue;
+                }
+                let failing = (0..total as u32).filter(|w| sick[*w as usize] || judge.out(*w).is_some());
+                let scene = Scene { total, in_use: total - judge.count(), failing: failing.count() };
+                match judge.accuse(who, Cause::Failures, scene, now, &mut random) {
+                    Verdict::Out(out) => {
+                        assert!(out.until > now && out.until - now <= longest);
+                        out_since.insert(who, now);
+                    }
+                    Verdict::Stays => {}
+                    Verdict::AllFail(back) => {
+                        assert_eq!(judge.count(), 0, "seed {seed}");
+                        back.iter().for_each(|who| _ = out_since.remove(who));
+                    }
+                }
+                let most = ((max_percent * total as f64).ceil() as usize).min(total);
+                assert!(judge.count() <= most, "seed {seed}, step {step}: too many are out");
+                assert!(max_percent >= 1.0 || judge.count() < total, "seed {seed}: the last one is out");
+            }
+            assert_eq!(judge.count(), out_since.len(), "seed {seed}, step {step}");
+        }
+        sick.fill(false);
+        now += longest;
+        judge.returns(now);
+        assert_eq!((judge.count(), judge.next()), (0, None), "seed {seed}: all come back");
+    }
+}

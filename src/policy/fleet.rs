@@ -1,0 +1,257 @@
+//! The endpoints of an upstream, made ready for picking: an immutable set that
+//! the control thread builds and all workers share.
+//!
+//! Each endpoint has a number (its slot) that it keeps for its life, so that a
+//! worker's own state finds its place again without a search.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use super::balance::{self, Ring, Turns};
+use super::locality::{Weights, shares};
+use super::vitals::{Vitals, Watch};
+use crate::base::{Endpoint, EndpointSet, Protocol, Standing};
+use crate::config::model::Locality;
+
+/// One endpoint of a set.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// What discovery says of it.
+    pub facts: Endpoint,
+    /// How it fares; the same for as long as it stays.
+    pub vitals: Arc<Vitals>,
+}
+
+/// The slots of an upstream's endpoints.
+#[derive(Debug)]
+pub struct Slots {
+    watch: Arc<Watch>,
+    taken: HashMap<(SocketAddr, Protocol), (u32, Arc<Vitals>)>,
+    free: Vec<u32>,
+    next: u32,
+}
+
+/// What changes with discovery.
+#[derive(Debug, Default)]
+pub struct Layout {
+    /// By slot.
+    pub members: Box<[Option<Member>]>,
+    /// What all of them speak, if that is one.
+    pub speaks: Protocol,
+    /// From near to far.
+    groups: Vec<Group>,
+    zones: usize,
+    regions: usize,
+}
+
+/// The endpoints at one distance that new calls may go to.
+#[derive(Debug, Default)]
+struct Group {
+    /// Slots with their weights.
+    slots: Vec<(u32, u32)>,
+    ring: OnceLock<Ring>,
+}
+
+/// What also changes with the health of endpoints.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    /// What changes with discovery only.
+    pub layout: Arc<Layout>,
+    /// So few are in use that all are used.
+    pub panic: bool,
+    /// Endpoints that may take calls, and those of them that do.
+    pub counts: (usize, usize),
+    tiers: Vec<Tier>,
+}
+
+/// The endpoints at one distance that take calls.
+#[derive(Debug)]
+pub struct Tier {
+    /// Slots with their weights.
+    pub live: Vec<(u32, u32)>,
+    /// Its part of the calls ends here, 0 to 1.
+    until: f64,
+    turns: OnceLock<Turns>,
+    group: usize,
+}
+
+/// What has to be there before the first pick.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Round robin.
+    pub turns: bool,
+    /// A consistent hash.
+    pub ring: bool,
+}
+
+impl Slots {
+    /// None is taken.
+    pub fn new(watch: Arc<Watch>) -> Self {
+        Self { watch, taken: HashMap::new(), free: Vec::new(), next: 0 }
+    }
+
+    /// Gives each endpoint of `set` a slot. Also tells the slots of those that
+    /// are gone. One that is new beside others begins with a small share.
+    pub fn place(&mut self, set: &EndpointSet, now: Instant) -> (Box<[Option<Member>]>, Vec<u32>) {
+        let first = self.taken.is_empty();
+        let mut old = std::mem::take(&mut self.taken);
+        self.taken.reserve(set.endpoints.len());
+        let mut fresh = Vec::new();
+        for facts in set.endpoints.iter() {
+            let key = (facts.address, facts.protocol);
+            match old.remove(&key) {
+                Some(known) => drop(self.taken.insert(key, known)),
+                None => fresh.push(key),
+            }
+        }
+        let gone: Vec<u32> = old.into_values().map(|(slot, _)| slot).collect();
+        self.free.extend(&gone);
+        for key in fresh {
+            let vitals = Vitals::new(&self.watch);
+            if !first {
+                vitals.warm(now);
+            }
+            let slot = self.free.pop().unwrap_or_else(|| {
+                self.next += 1;
+                self.next - 1
+            });
+            self.taken.insert(key, (slot, vitals));
+        }
+        let mut members: Vec<Option<Member>> = vec![None; self.next as usize];
+        for facts in set.endpoints.iter() {
+            if let Some((slot, vitals)) = self.taken.get(&(facts.address, facts.protocol)) {
+                members[*slot as usize] = Some(Member { facts: facts.clone(), vitals: vitals.clone() });
+            }
+        }
+        (members.into(), gone)
+    }
+}
+
+impl Layout {
+    /// Sorts the members by how far they are from `own`.
+    pub fn new(members: Box<[Option<Member>]>, own: &Locality) -> Self {
+        let present = || members.iter().flatten().map(|member| &member.facts);
+        let ready = present().any(|facts| facts.standing == Standing::Ready);
+        let told = |facts: &Endpoint| facts.protocol.or(Protocol::of_port(facts.address.port()));
+        let mut speak = present().map(told);
+        let first = speak.next().unwrap_or_default();
+        let speaks = if speak.all(|other| other == first) { first } else { Protocol::Auto };
+        let (mut zones, mut regions) = (BTreeSet::new(), BTreeSet::new());
+        let mut groups: Vec<Group> = (0..3).map(|_| Group::default()).collect();
+        for (slot, member) in (0u32..).zip(&members) {
+            let Some(Member { facts, .. }) = member else { continue };
+            if ready && facts.standing != Standing::Ready {
+                continue;
+            }
+            zones.insert((&facts.region, &facts.zone));
+            regions.insert(&facts.region);
+            let same_region = own.region.is_some() && facts.region == own.region;
+            let other_region = own.region.is_some() && facts.region.is_some() && !same_region;
+            let same_zone = own.zone.is_some() && facts.zone == own.zone && !other_region;
+            let distance = if same_zone { 0 } else { if same_region { 1 } else { 2 } };
+            groups[distance].slots.push((slot, facts.weight.max(1)));
+        }
+        let (zones, regions) = (zones.len(), regions.len());
+        Self { members, speaks, groups, zones, regions }
+    }
+
+    /// The member at `slot`.
+    pub fn member(&self, slot: u32) -> Option<&Member> {
+        self.members.get(slot as usize)?.as_ref()
+    }
+
+    /// Those that are there.
+    pub fn present(&self) -> impl Iterator<Item = (u32, &Member)> {
+        (0u32..).zip(&self.members).filter_map(|(slot, member)| Some((slot, member.as_ref()?)))
+    }
+
+    /// Those that new calls may go to.
+    pub fn usable(&self) -> impl Iterator<Item = (u32, &Member)> {
+        let slots = self.groups.iter().flat_map(|group| &group.slots);
+        slots.filter_map(|(slot, _)| Some((*slot, self.member(*slot)?)))
+    }
+}
+
+impl Fleet {
+    /// Those of `layout` that can be used now; all of them where these are a
+    /// smaller share than `panic`.
+    pub fn new(layout: Arc<Layout>, panic: f64, ways: Ways) -> Self {
+        let fit = |slot: &u32| layout.member(*slot).is_some_and(|member| member.vitals.is_fit());
+        let slots = || layout.groups.iter().flat_map(|group| &group.slots);
+        let counts = (slots().count(), slots().filter(|(slot, _)| fit(slot)).count());
+        let panic = counts.1 < counts.0 && (counts.1 as f64) < panic * counts.0 as f64;
+        let live = |group: &Group| -> Vec<(u32, u32)> {
+            group.slots.iter().filter(|(slot, _)| panic || fit(slot)).copied().collect()
+        };
+        let mut tiers: Vec<Tier> = (0..)
+            .zip(&layout.groups)
+            .map(|(group, all)| Tier { live: live(all), until: 0.0, turns: OnceLock::new(), group })
+            .collect();
+        let weight = |tier: usize| {
+            tiers.get(tier).map_or(0, |tier| tier.live.iter().map(|(_, weight)| u64::from(*weight)).sum())
+        };
+        let (zone, region, far) = (weight(0), weight(1), weight(2));
+        let (zones, regions) = (layout.zones, layout.regions);
+        let shares = shares(Weights { zone, region, far, zones, regions });
+        let mut until = 0.0;
+        for (tier, share) in tiers.iter_mut().zip(shares) {
+            until += share;
+            tier.until = until;
+        }
+        tiers.retain(|tier| !tier.live.is_empty());
+        let fleet = Self { layout, panic, counts, tiers };
+        for tier in &fleet.tiers {
+            if ways.turns {
+                tier.turns();
+            }
+            if ways.ring {
+                fleet.ring(tier);
+            }
+        }
+        fleet
+    }
+
+    /// The distances that have endpoints in use, near to far.
+    pub fn tiers(&self) -> &[Tier] {
+        &self.tiers
+    }
+
+    /// The distance for a call, by a number from 0 to 1.
+    pub fn tier(&self, draw: f64) -> usize {
+        let found = self.tiers.iter().position(|tier| draw < tier.until);
+        found.unwrap_or(self.tiers.len().saturating_sub(1))
+    }
+
+    /// The ring of a tier: of all that may take calls there, so that a key finds
+    /// its way back.
+    pub fn ring(&self, tier: &Tier) -> &Ring {
+        static NONE: OnceLock<Ring> = OnceLock::new();
+        let Some(group) = self.layout.groups.get(tier.group) else {
+            return NONE.get_or_init(Ring::default);
+        };
+        let one = |(slot, weight): &(u32, u32)| {
+            let address = self.layout.member(*slot).map(|member| member.facts.address);
+            (*slot, address.map_or(0, hash_of), *weight)
+        };
+        group.ring.get_or_init(|| Ring::new(group.slots.iter().map(one)))
+    }
+}
+
+impl Tier {
+    /// Its round robin.
+    pub fn turns(&self) -> &Turns {
+        self.turns.get_or_init(|| Turns::new(&self.live))
+    }
+}
+
+/// The same in every process.
+pub fn hash_of(address: SocketAddr) -> u64 {
+    let port = u64::from(address.port());
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => balance::hash(&ip.octets()),
+        IpAddr::V6(ip) => balance::hash(&ip.octets()),
+    };
+    balance::mix(ip ^ balance::mix(port))
+}

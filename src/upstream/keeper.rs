@@ -1,0 +1,370 @@
+//! Keeps the endpoints of each upstream ready for picking, on the control
+//! thread: takes over what discovery says, ejects who fails, and builds the set
+//! that workers share. Nothing of it delays a request.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::board::{Board, Known, News, Wanted};
+use super::checks::{self, Ask, Asker, Checks};
+use crate::base::{Protocol, ProxyProtocol, Resolution, UpstreamName};
+use crate::config::Model;
+use crate::config::model::{Balance, Fitness, Locality};
+use crate::policy::ejection::{Judge, Out, Scene, Verdict, outliers};
+use crate::policy::fleet::{Fleet, Layout, Slots, Ways};
+use crate::policy::vitals::{Cause, Watch};
+use crate::telemetry::{Metrics, names};
+
+/// Runs the keepers of all upstreams.
+pub struct Keepers {
+    /// Where the sets go.
+    pub board: Board,
+    /// The names that workers ask for.
+    pub wanted: mpsc::UnboundedReceiver<Wanted>,
+    /// The configuration in force, and each newer one.
+    pub config: watch::Receiver<Arc<Model>>,
+    /// Where ejections are counted.
+    pub metrics: Metrics,
+}
+
+/// What the model says of one upstream.
+#[derive(Clone, PartialEq)]
+struct Settings {
+    fitness: Fitness,
+    near: Locality,
+    ways: Ways,
+    protocol: Protocol,
+    proxy_protocol: Option<ProxyProtocol>,
+}
+
+struct Keeper {
+    name: UpstreamName,
+    board: Board,
+    resolution: watch::Receiver<Resolution>,
+    sender: watch::Sender<News>,
+    config: watch::Receiver<Arc<Model>>,
+    metrics: Metrics,
+    settings: Settings,
+    watch: Arc<Watch>,
+    slots: Slots,
+    layout: Arc<Layout>,
+    judge: Judge,
+    checks: Checks,
+    answers: mpsc::UnboundedReceiver<checks::Answer>,
+    random: fastrand::Rng,
+    /// Counts of the last interval's end, by slot, and when that was.
+    rated: (Vec<(u64, u64)>, Instant),
+    /// Sets that workers may still hold: they are dropped here, not there.
+    old: Vec<Arc<Fleet>>,
+}
+
+impl Keepers {
+    /// Serves until it is dropped, or until nobody can ask any more. Asks
+    /// endpoints for their health by `ask`.
+    pub async fn run(mut self, ask: Ask) {
+        let asker = Asker::new(ask);
+        let mut keepers = JoinSet::new();
+        loop {
+            tokio::select! {
+                wanted = self.wanted.recv() => {
+                    let Some(wanted) = wanted else { return };
+                    keepers.spawn_local(Keeper::new(wanted, &self, &asker).run());
+                }
+                Some(Err(error)) = keepers.join_next(), if !keepers.is_empty() => {
+                    if let Ok(panic) = error.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Settings {
+    fn of(name: &UpstreamName, model: &Model) -> Self {
+        let block = model.upstreams.get(name);
+        let fitness = block.map(|block| block.fitness.clone()).unwrap_or_default();
+        let near = if fitness.prefer_near { model.service.locality.clone() } else { Locality::default() };
+        let mut ways = Ways::default();
+        let routes = model.outbound.iter().filter(|route| route.to.as_ref() == Some(name));
+        let policies = routes.map(|route| &route.policy);
+        for policy in policies.chain([block.map_or(&model.defaults, |block| &block.policy)]) {
+            ways.turns |= policy.balance == Balance::RoundRobin;
+            ways.ring |= matches!(policy.balance, Balance::Hash(_));
+        }
+        let protocol = block.map_or(Protocol::Auto, |block| block.protocol);
+        let proxy_protocol = block.and_then(|block| block.proxy_protocol);
+        Self { fitness, near, ways, protocol, proxy_protocol }
+    }
+
+    fn tell(&self, watch: &Watch) {
+        let slow = self.fitness.slow_start.unwrap_or_default();
+        match &self.fitness.ejection {
+            Some(rules) => {
+                let counts = rules.success_rate.is_some();
+                watch.set(rules.consecutive_failures, rules.gateway_errors, counts, slow);
+            }
+            None => watch.set(0, 0, false, slow),
+        }
+    }
+}
+
+impl Keeper {
+    fn new(wanted: Wanted, all: &Keepers, asker: &Asker) -> Self {
+        let mut config = all.config.clone();
+        let settings = Settings::of(&wanted.name, &config.borrow_and_update());
+        let now = Instant::now();
+        let watch = Watch::new(now);
+        settings.tell(&watch);
+        let (mut checks, answers) = Checks::new(asker.clone());
+        checks.set(settings.fitness.check.clone(), settings.protocol, settings.proxy_protocol);
+        Self {
+            name: wanted.name,
+            board: all.board.clone(),
+            resolution: wanted.resolution,
+            sender: wanted.sender,
+            config,
+            metrics: all.metrics.clone(),
+            slots: Slots::new(watch.clone()),
+            watch,
+            layout: Arc::default(),
+            judge: Judge::new(settings.fitness.ejection.clone()),
+            checks,
+            answers,
+            settings,
+            random: fastrand::Rng::new(),
+            rated: (Vec::new(), now),
+            old: Vec::new(),
+        }
+    }
+
+    async fn run(mut self) {
+        self.resolution.mark_changed();
+        let watch = self.watch.clone();
+        let sender = self.sender.clone();
+        loop {
+            let wake = tokio::time::Instant::from_std(self.next_look());
+            tokio::select! {
+                biased;
+                changed = self.resolution.changed() => match changed {
+                    Ok(()) => self.take_over(),
+                    // Discovery has ended with the process.
+                    Err(_) => return,
+                },
+                changed = self.config.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.reload();
+                }
+                Some(answer) = self.answers.recv() => self.hear(answer),
+                () = watch.reached.notified() => self.judge(),
+                () = tokio::time::sleep_until(wake) => self.look(),
+                () = sender.closed() => {
+                    if self.board.forget(&self.name) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// When there is something to do though nothing is heard.
+    fn next_look(&self) -> Instant {
+        let rates = self.settings.fitness.ejection.as_ref().and_then(|rules| rules.success_rate.as_ref());
+        let rates = rates.map(|rule| self.rated.1 + rule.interval);
+        let idle = Instant::now() + Duration::from_secs(60);
+        [self.judge.next(), rates].into_iter().flatten().min().unwrap_or(idle)
+    }
+
+    fn take_over(&mut self) {
+        let resolution = self.resolution.borrow_and_update().clone();
+        let known = match &resolution {
+            Resolution::Found(set) => {
+                let now = Instant::now();
+                let (members, gone) = self.slots.place(set, now);
+                gone.into_iter().for_each(|slot| self.judge.forget(slot));
+                self.layout = Arc::new(Layout::new(members, &self.settings.near));
+                let total = self.layout.usable().count();
+                let back = self.judge.fit(total, now);
+                self.let_in(&back, true, now);
+                self.rated.0.clear();
+                self.checks.follow(&self.layout);
+                Known::Found(set.source)
+            }
+            Resolution::Pending => Known::Pending,
+            _ => Known::Not(resolution.clone()),
+        };
+        self.publish(Some(known));
+    }
+
+    fn reload(&mut self) {
+        let settings = Settings::of(&self.name, &self.config.borrow_and_update());
+        if settings == self.settings {
+            return;
+        }
+        self.settings = settings;
+        self.settings.tell(&self.watch);
+        let Settings { fitness, protocol, proxy_protocol, .. } = &self.settings;
+        self.checks.set(fitness.check.clone(), *protocol, *proxy_protocol);
+        if !self.checks.is_on() {
+            let now = Instant::now();
+            self.layout.present().for_each(|(_, member)| _ = member.vitals.set_sick(false, now));
+        }
+        let back = self.judge.set(self.settings.fitness.ejection.clone());
+        self.let_in(&back, false, Instant::now());
+        self.resolution.mark_changed();
+    }
+
+    /// Takes in what an endpoint said of its health.
+    fn hear(&mut self, answer: checks::Answer) {
+        let Some(change) = self.checks.take(answer) else { return };
+        let now = Instant::now();
+        let address = self.layout.member(change.slot).map(|member| member.facts.address.to_string());
+        let address = address.unwrap_or_default();
+        let mut news = change.vitals.set_sick(change.why.is_some(), now);
+        match change.why {
+            Some(why) => tracing::warn!(upstream = %self.name, address, why, "an endpoint is not healthy"),
+            None => {
+                if news {
+                    tracing::info!(upstream = %self.name, address, "an endpoint is healthy again");
+                }
+                // Its own word is better than what was seen before.
+                if news && self.judge.pardon(change.slot, now) {
+                    change.vitals.let_in(true, now);
+                    news = true;
+                }
+            }
+        }
+        if news {
+            self.publish(None);
+        }
+    }
+
+    /// Hears those who have reached a limit.
+    fn judge(&mut self) {
+        let layout = self.layout.clone();
+        let accused = layout.usable().filter(|(_, member)| !member.vitals.is_ejected());
+        let accused: Vec<_> =
+            accused.filter_map(|(slot, member)| Some((slot, member.vitals.cause()?))).collect();
+        self.accuse(&accused);
+    }
+
+    fn accuse(&mut self, accused: &[(u32, Cause)]) {
+        let now = Instant::now();
+        let layout = self.layout.clone();
+        let total = layout.usable().count();
+        let mut changed = false;
+        for (index, (slot, cause)) in accused.iter().enumerate() {
+            let in_use = layout.usable().filter(|(_, member)| member.vitals.is_fit()).count();
+            let failing = self.judge.count() + accused.len() - index;
+            let scene = Scene { total, in_use, failing };
+            match self.judge.accuse(*slot, *cause, scene, now, &mut self.random) {
+                Verdict::Out(out) => {
+                    if let Some(member) = layout.member(*slot) {
+                        member.vitals.eject();
+                        let (address, cause) = (member.facts.address, cause.as_str());
+                        let time = out.until - now;
+                        tracing::warn!(upstream = %self.name, %address, cause, ?time, "an endpoint is ejected");
+                    }
+                    self.count(&names::EJECTIONS, cause.as_str());
+                    changed = true;
+                }
+                Verdict::Stays => self.count(&names::EJECTIONS_DENIED, cause.as_str()),
+                Verdict::AllFail(back) => {
+                    changed |= !back.is_empty();
+                    self.let_in(&back, false, now);
+                    layout.usable().for_each(|(_, member)| member.vitals.let_in(false, now));
+                    tracing::warn!(upstream = %self.name, "all endpoints fail, so none is ejected");
+                    break;
+                }
+            }
+        }
+        if changed {
+            self.publish(None);
+        }
+    }
+
+    /// What is due by now.
+    fn look(&mut self) {
+        let now = Instant::now();
+        self.old.retain(|fleet| Arc::strong_count(fleet) > 1);
+        let back = self.judge.returns(now);
+        if !back.is_empty() {
+            self.let_in(&back, true, now);
+            self.publish(None);
+        }
+        let rule = self.settings.fitness.ejection.as_ref().and_then(|rules| rules.success_rate.clone());
+        if let Some(rule) = rule.filter(|rule| now >= self.rated.1 + rule.interval) {
+            let layout = self.layout.clone();
+            let mut counts = vec![(0, 0); layout.members.len()];
+            layout.present().for_each(|(slot, member)| counts[slot as usize] = member.vitals.counts());
+            let before = std::mem::replace(&mut self.rated, (counts, now)).0;
+            if before.len() == self.rated.0.len() {
+                let fit = layout.usable().filter(|(_, member)| member.vitals.is_fit());
+                let windows = fit.map(|(slot, _)| {
+                    let (then, now) = (before[slot as usize], self.rated.0[slot as usize]);
+                    (slot, now.0.saturating_sub(then.0), now.1.saturating_sub(then.1))
+                });
+                let accused: Vec<_> =
+                    outliers(&rule, windows).into_iter().map(|slot| (slot, Cause::SuccessRate)).collect();
+                self.accuse(&accused);
+            }
+        }
+    }
+
+    /// Why those are out that are.
+    fn notes(&self) -> HashMap<u32, String> {
+        let out = self.layout.usable().filter(|(_, member)| !member.vitals.is_fit());
+        let note = |slot: u32, sick: bool| match self.judge.out(slot) {
+            _ if sick => format!("health_check: {}", self.checks.why(slot)),
+            Some(Out { cause, times, .. }) => format!("{}, {times} in a row", cause.as_str()),
+            None => String::new(),
+        };
+        out.map(|(slot, member)| (slot, note(slot, member.vitals.is_sick()))).collect()
+    }
+
+    fn let_in(&self, slots: &[u32], probation: bool, now: Instant) {
+        for member in slots.iter().filter_map(|slot| self.layout.member(*slot)) {
+            member.vitals.let_in(probation, now);
+            tracing::info!(upstream = %self.name, address = %member.facts.address, "an endpoint is used again");
+        }
+    }
+
+    fn count(&self, name: &names::Name, cause: &str) {
+        let label = self.metrics.label(self.name.as_str());
+        self.metrics.counter(name, &[&label, cause]).increment(1);
+    }
+
+    /// Builds the set anew and hands it out; `known` where discovery has news.
+    fn publish(&mut self, known: Option<Known>) {
+        let fleet =
+            Arc::new(Fleet::new(self.layout.clone(), self.settings.fitness.panic, self.settings.ways));
+        let label = self.metrics.label(self.name.as_str());
+        let in_use = if fleet.panic { fleet.counts.0 } else { fleet.counts.1 };
+        self.metrics.gauge(&names::ENDPOINTS_IN_USE, &[&label]).set(in_use as f64);
+        let was = self.sender.borrow().fleet.as_ref().is_some_and(|fleet| fleet.panic);
+        if fleet.panic != was {
+            self.metrics.gauge(&names::PANIC, &[&label]).set(f64::from(u8::from(fleet.panic)));
+            let (all, fit) = fleet.counts;
+            if fleet.panic {
+                tracing::warn!(upstream = %self.name, fit, all, "too few endpoints can be used: all are used");
+            } else {
+                tracing::info!(upstream = %self.name, fit, all, "enough endpoints can be used again");
+            }
+        }
+        self.old.retain(|fleet| Arc::strong_count(fleet) > 1);
+        let notes = self.notes();
+        self.sender.send_modify(|news| {
+            news.notes = Arc::new(notes);
+            if let Some(known) = known {
+                news.resolution = known;
+            }
+            self.old.extend(news.fleet.replace(fleet));
+        });
+    }
+}

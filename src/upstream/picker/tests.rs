@@ -1,0 +1,194 @@
+use super::*;
+use std::time::Duration;
+
+use crate::base::{self, EndpointSet, UpstreamName};
+use crate::config::model::{HashOn, Locality};
+use crate::policy::fleet::{Layout, Slots, Ways};
+use crate::policy::outcome::Class;
+use crate::policy::vitals::Watch;
+use crate::telemetry::Metrics;
+use crate::upstream::quota::Quota;
+
+const WAYS: [Balance; 4] =
+    [Balance::Ewma, Balance::LeastRequest, Balance::RoundRobin, Balance::Hash(HashOn::Source)];
+
+/// Endpoints of ports from 1000 on, and how they are picked from.
+struct Pool {
+    slots: Slots,
+    watch: Arc<Watch>,
+    crew: Rc<Crew>,
+    picker: Rc<Picker>,
+    now: Instant,
+}
+
+fn facts(port: u16) -> base::Endpoint {
+    base::Endpoint::new(([127, 0, 0, 1], 1000 + port).into())
+}
+
+impl Pool {
+    fn new(endpoints: Vec<base::Endpoint>) -> Self {
+        let now = Instant::now();
+        let name = UpstreamName::new("users");
+        let quota = Quota::unlimited(name.clone(), &Metrics::new());
+        let crew = Crew::new(Connects::new(Metrics::new(), name, quota));
+        let watch = Watch::new(now);
+        let picker = Picker::new(Arc::default(), &crew, None);
+        let mut pool = Self { slots: Slots::new(watch.clone()), watch, crew, picker, now };
+        pool.update(endpoints, &Locality::default());
+        pool
+    }
+
+    fn of(count: u16) -> Self {
+        Self::new((0..count).map(facts).collect())
+    }
+
+    fn update(&mut self, endpoints: Vec<base::Endpoint>, own: &Locality) {
+        let set = EndpointSet::new(endpoints, "test", std::time::SystemTime::UNIX_EPOCH);
+        let (members, _) = self.slots.place(&set, self.now);
+        self.rebuild(Arc::new(Layout::new(members, own)), 0.0);
+    }
+
+    fn rebuild(&mut self, layout: Arc<Layout>, panic: f64) {
+        let fleet = Arc::new(Fleet::new(layout, panic, Ways::default()));
+        self.picker = Picker::new(fleet, &self.crew, Some(&self.picker));
+    }
+
+    fn member(&self, port: u16) -> Member {
+        let present = |member: &&Member| member.facts.address.port() == 1000 + port;
+        self.picker.fleet.layout.present().map(|(_, member)| member).find(present).unwrap().clone()
+    }
+
+    fn endpoint(&self, port: u16) -> Rc<Endpoint> {
+        let (slot, _) =
+            self.picker.fleet.layout.present().find(|(_, m)| m.facts.address.port() == 1000 + port).unwrap();
+        self.picker.endpoint(slot).unwrap()
+    }
+
+    /// How often each of the first ports is picked out of 10,000 times.
+    fn shares(&self, balance: &Balance, now: Instant) -> Vec<f64> {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut seen = vec![0.0; 100];
+        for key in 0..10_000u32 {
+            let key = key.to_string();
+            let picked = self.picker.pick(balance, Some(key.as_bytes()), &[], now, &mut random).unwrap();
+            seen[usize::from(picked.facts.address.port()) - 1000] += 1e-4;
+        }
+        seen
+    }
+}
+
+#[test]
+fn what_was_tried_or_is_away_is_passed_over_in_every_way() {
+    let mut random = fastrand::Rng::with_seed(3);
+    for balance in WAYS {
+        let pool = Pool::of(3);
+        let (picker, now) = (&pool.picker, pool.now);
+        pool.endpoint(0).begin(now).failed(now, Class::Silent, true);
+        for key in 0..200u32 {
+            let key = key.to_string();
+            let mut pick = |tried: &[Rc<Endpoint>], now| {
+                picker
+                    .pick(&balance, Some(key.as_bytes()), tried, now, &mut random)
+                    .map(|e| e.facts.address.port())
+            };
+            assert_ne!(pick(&[], now), Some(1000), "{balance:?}: away");
+            assert_eq!(pick(&[pool.endpoint(1)], now), Some(1002), "{balance:?}: tried");
+            let tried = [pool.endpoint(1), pool.endpoint(2)];
+            assert_eq!(pick(&tried, now), Some(1000), "{balance:?}: the last, though away");
+            assert_eq!(pick(&[0, 1, 2].map(|port| pool.endpoint(port)), now), None);
+        }
+        let later = now + Duration::from_secs(60);
+        assert!(pool.shares(&balance, later)[0] > 0.1, "{balance:?}: comes back");
+        assert!(Pool::of(0).picker.pick(&balance, None, &[], now, &mut random).is_none());
+    }
+}
+
+#[test]
+fn a_slow_endpoint_gets_less() {
+    let pool = Pool::of(2);
+    let ago = |ms| pool.now - Duration::from_millis(ms);
+    pool.endpoint(0).begin(ago(100)).answered(pool.now, Class::Good);
+    pool.endpoint(1).begin(ago(1)).answered(pool.now, Class::Good);
+    assert_eq!(pool.shares(&Balance::Ewma, pool.now)[0], 0.0);
+}
+
+#[test]
+fn who_is_out_is_not_picked_before_and_after_the_set_is_built_anew() {
+    for balance in WAYS {
+        let mut pool = Pool::of(4);
+        pool.member(2).vitals.eject();
+        assert_eq!(pool.shares(&balance, pool.now)[2], 0.0, "{balance:?}");
+        pool.rebuild(pool.picker.fleet.layout.clone(), 0.3);
+        assert_eq!(pool.picker.fleet.counts, (4, 3));
+        let shares = pool.shares(&balance, pool.now);
+        assert!(
+            shares[2] == 0.0 && [0, 1, 3].iter().all(|port| shares[*port] > 0.2),
+            "{balance:?} {shares:?}"
+        );
+    }
+}
+
+#[test]
+fn below_the_panic_threshold_all_are_used() {
+    for balance in WAYS {
+        let mut pool = Pool::of(4);
+        (0..3).for_each(|port| assert!(pool.member(port).vitals.set_sick(true, pool.now)));
+        pool.rebuild(pool.picker.fleet.layout.clone(), 0.3);
+        assert!(pool.picker.fleet.panic);
+        assert!(pool.shares(&balance, pool.now)[..4].iter().all(|share| *share > 0.1), "{balance:?}");
+        pool.rebuild(pool.picker.fleet.layout.clone(), 0.2);
+        assert!(!pool.picker.fleet.panic && pool.shares(&balance, pool.now)[3] > 0.99, "{balance:?}");
+    }
+}
+
+#[test]
+fn the_share_of_a_new_endpoint_grows_in_every_way() {
+    for balance in WAYS {
+        let mut pool = Pool::of(9);
+        pool.watch.set(0, 0, false, Duration::from_secs(10));
+        pool.update((0..10).map(facts).collect(), &Locality::default());
+        let share = |seconds| pool.shares(&balance, pool.now + Duration::from_secs(seconds))[9];
+        let (first, half, whole) = (share(0), share(5), share(10));
+        assert!(first > 0.0 && first < 0.035, "{balance:?}: {first}");
+        assert!(half > first && half < 0.085, "{balance:?}: {half}");
+        assert!(whole > half && whole < 0.14, "{balance:?}: {whole}");
+    }
+}
+
+#[test]
+fn the_own_zone_is_preferred_and_spills() {
+    let zone = |port: u16| ["a", "b", "c"][usize::from(port) / 10];
+    let endpoint = |port| base::Endpoint { zone: Some(zone(port).into()), ..facts(port) };
+    let own = Locality { region: None, zone: Some("a".into()) };
+    for balance in WAYS {
+        let mut pool = Pool::of(0);
+        pool.update((0..30).map(endpoint).collect(), &own);
+        let near = |pool: &Pool| pool.shares(&balance, pool.now)[..10].iter().sum::<f64>();
+        assert!(near(&pool) > 0.999, "{balance:?}");
+        (0..6).for_each(|port| pool.member(port).vitals.eject());
+        pool.rebuild(pool.picker.fleet.layout.clone(), 0.3);
+        // 1.4 × 3 zones × 4 of 24.
+        assert!((near(&pool) - 0.7).abs() < 0.03, "{balance:?}: {}", near(&pool));
+        (6..10).for_each(|port| pool.member(port).vitals.eject());
+        pool.rebuild(pool.picker.fleet.layout.clone(), 0.3);
+        assert!(near(&pool) == 0.0, "{balance:?}");
+    }
+}
+
+#[test]
+fn a_worker_keeps_what_it_knows_while_others_come_and_go() {
+    let mut pool = Pool::of(3);
+    let kept = pool.endpoint(1);
+    let mut others: Vec<_> = (1..6).map(facts).collect();
+    others[0].weight = 7;
+    pool.update(others, &Locality::default());
+    assert!(Rc::ptr_eq(&kept, &pool.endpoint(1)), "another weight is no other endpoint");
+    let old = pool.picker.clone();
+    pool.update(vec![facts(8)], &Locality::default());
+    assert!(!Rc::ptr_eq(&kept, &pool.endpoint(8)));
+    let (slot, _) = old.fleet.layout.present().find(|(_, m)| m.facts.address.port() == 1001).unwrap();
+    assert_eq!(old.endpoint(slot).unwrap().facts.address.port(), 1001, "a pick that is under way goes on");
+    let mut known = 0;
+    pool.crew.for_each(|_| known += 1);
+    assert_eq!(known, 1);
+}
