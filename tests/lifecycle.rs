@@ -363,27 +363,37 @@ fn others_find_a_service_from_its_first_answer_until_it_leaves() {
     let port = held.local_addr().unwrap().port();
     drop(held);
     let registry = tempfile::tempdir().unwrap();
-    let entries = || std::fs::read_dir(registry.path()).unwrap().count();
+    let entries = || {
+        let files = std::fs::read_dir(registry.path()).unwrap().map(|file| file.unwrap().path());
+        // One may be replaced at this moment.
+        files.filter_map(|file| std::fs::read_to_string(file).ok()).collect::<Vec<_>>()
+    };
     let config = SIDECAR
         .replace("{name: orders}", &format!("{{name: orders, port: {port}}}"))
-        .replace("delay: 0s", "delay: 20s")
+        .replace("delay: 0s", "delay: 3s")
         .replace("[]", &format!("[local: {{directory: '{}'}}]", registry.path().display()));
     let folder = folder(&config);
     let mut running = service(&folder, "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done");
     running.line("up");
-    assert_eq!(entries(), 0, "it does not answer yet");
+    assert_eq!(entries(), [""; 0], "it does not answer yet");
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     running.line("registered");
-    assert_eq!(entries(), 1);
+    assert_eq!(entries().len(), 1);
+    assert!(!entries()[0].contains("\"terminating\":true"));
     running.signal(Signal::TERM);
     running.line("draining");
     let end = Instant::now() + Duration::from_secs(15);
-    while entries() > 0 {
-        assert!(Instant::now() < end, "it is still in the registry");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    running.signal(Signal::TERM);
-    assert_eq!(running.code(), Some(143));
+    let until = |what: &str, met: &dyn Fn() -> bool| {
+        while !met() {
+            assert!(Instant::now() < end, "{what}: {:?}", entries());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    until("others are told that it ends", &|| {
+        entries().iter().any(|entry| entry.contains("\"terminating\":true"))
+    });
+    until("it is in the registry no more", &|| entries().is_empty());
+    assert_eq!(running.code(), Some(0));
     drop(listener);
 }
 

@@ -260,6 +260,8 @@ async fn a_lie_that_passes_harms_nothing_and_is_shown() {
     let trail = || running.directory.dump().remove(0).trail;
     let said = || trail().told.into_iter().map(|told| told.said).collect::<Vec<_>>();
     eventually("the lie is seen", || said() == [Said::Unknown, Said::Unknown]).await;
+    let age = "pillion_discovery_age_seconds{upstream=\"users\",source=\"dns\"}";
+    assert!(running.metric(age).is_some_and(|age| age > 0.0), "{}", running.metrics.render());
     let told = trail().told.remove(0);
     assert!(told.kept_until.is_some() && told.named_at < told.at, "{told:?}");
     assert_eq!(running.metric("pillion_discovery_kept_upstreams{source=\"dns\",why=\"unknown\"}"), Some(1.0));

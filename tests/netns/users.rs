@@ -28,7 +28,7 @@ impl User {
              unset XDG_RUNTIME_DIR && exec setpriv --reuid={0} --regid={0} --clear-groups ./pillion \"$@\"",
             self.0
         );
-        setup.local("{}").through(&["sh", "-c", &drop_root, "sh"])
+        setup.discovery("local: {}").through(&["sh", "-c", &drop_root, "sh"])
     }
 
     fn clear(&self) {

@@ -32,9 +32,8 @@ fn entry(folder: &Path, name: &str, address: SocketAddr) -> File {
     file
 }
 
-/// The keys of `local`.
 fn at(folder: &Path) -> String {
-    format!("{{directory: '{}'}}", folder.display())
+    format!("local: {{directory: '{}'}}", folder.display())
 }
 
 fn finds(front: &Process, name: &str) -> bool {
@@ -52,7 +51,7 @@ fn a_full_disk_stops_no_call_and_takes_no_entry_away() {
     );
     let sidecar = process("users")
         .service(users.address(), "http1")
-        .local(&at(folder.path()))
+        .discovery(&at(folder.path()))
         .through(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &full, "sh"])
         .start();
     let inside = Path::new("/proc").join(sidecar.child.id().to_string()).join("root").join(&disk[1..]);
@@ -92,7 +91,7 @@ fn where_nothing_can_be_watched_the_look_every_second_finds_what_comes_and_goes(
     // As when other programs have taken all that one user may have.
     let none = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$@\"";
     let front = process("front")
-        .local(&at(folder.path()))
+        .discovery(&at(folder.path()))
         .through(&["unshare", "--user", "--map-root-user", "sh", "-c", none, "sh"])
         .start();
     assert_eq!(get(front.outbound, "users", "/").reason().as_deref(), Some("unknown_upstream"));
@@ -118,7 +117,7 @@ fn a_thousand_services_in_one_folder_cost_little() {
     let (folder, users) = (folder(), Recorder::start());
     let mut alive: Vec<File> =
         (0..1000).map(|n| entry(folder.path(), &format!("s{n}"), users.address())).collect();
-    let front = process("front").local(&at(folder.path())).start();
+    let front = process("front").discovery(&at(folder.path())).start();
     for n in 0..100 {
         assert!(finds(&front, &format!("s{n}")), "s{n}");
     }

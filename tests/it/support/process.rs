@@ -24,7 +24,6 @@ pub struct Setup {
     more: String,
     policy: Option<String>,
     command: Vec<String>,
-    local: Option<String>,
     /// What is put before the program.
     through: Vec<String>,
 }
@@ -52,7 +51,6 @@ pub fn process(name: &'static str) -> Setup {
         more: String::new(),
         policy: None,
         command: Vec::new(),
-        local: None,
         through: Vec::new(),
     }
 }
@@ -77,7 +75,6 @@ impl Setup {
     }
 
     /// One more entry of `discovery`, such as `consul: {}`.
-    #[allow(dead_code, reason = "for tests/real")]
     pub fn discovery(mut self, entry: &str) -> Self {
         self.discovery += &format!(", {entry}");
         self
@@ -101,12 +98,6 @@ impl Setup {
         self
     }
 
-    /// The keys of `local`: where the sidecars of this machine meet.
-    pub fn local(mut self, keys: &str) -> Self {
-        self.local = Some(keys.to_owned());
-        self
-    }
-
     /// Words before the program: they must end by running it in their place.
     pub fn through(mut self, words: &[&str]) -> Self {
         self.through = words.iter().map(|word| (*word).to_owned()).collect();
@@ -121,11 +112,10 @@ impl Setup {
         let upstreams: String =
             self.upstreams.iter().map(|(name, all)| format!("{name}: {all:?}, ")).collect();
         let any = "127.0.0.1:0";
-        let local = self.local.as_ref().map(|keys| format!("local: {keys}, ")).unwrap_or_default();
         format!(
             "version: 1\nservice: {{name: {}{service}{}}}\n\
              listen: {{inbound: '{any}', outbound: '{any}', admin: '{any}', probes: '{any}'}}\n\
-             policies: [policies/*.yaml]\ndiscovery: [{local}static: {{{upstreams}}}{}]\nworkers: 2\n{}",
+             policies: [policies/*.yaml]\ndiscovery: [static: {{{upstreams}}}{}]\nworkers: 2\n{}",
             self.name, self.health, self.discovery, self.more
         )
     }
