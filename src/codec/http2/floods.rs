@@ -220,8 +220,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
             let kept = self.count(&mut buffer.filled_mut()[before..]);
             buffer.set_filled(before + kept);
             // Nothing at all would be the end of the stream.
-            if kept > 0 || read == 0 || self.exceeded.get().is_some() {
+            if kept > 0 || read == 0 {
                 return Poll::Ready(Ok(()));
+            }
+            if self.exceeded.get().is_some() {
+                return Poll::Pending;
             }
         }
     }
