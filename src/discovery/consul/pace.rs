@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// From one question to the next over time.
 const STEP: Duration = Duration::from_millis(1050);
 /// Questions that may follow each other at once.
-const BURST: u32 = 5;
+const BURST: u32 = 8;
 
 /// The questions of one upstream.
 pub(super) struct Pace {

@@ -296,7 +296,7 @@ async fn failures_of_every_kind_change_nothing_and_are_no_storm() {
         let failed = asked.next().await;
         assert!(failed.starts_with("failed"), "{bad}: {failed}");
         asked.only(SECOND * 2, BOTH).await;
-        assert!(agent.asked() - before < 6, "{bad}: {}", agent.asked() - before);
+        assert!(agent.asked() - before < 12, "{bad}: {}", agent.asked() - before);
         agent.restart(101, instances(&[(1, "passing"), (2, "passing")]));
         asked.until(BOTH).await;
     }
@@ -346,7 +346,7 @@ async fn churn_is_asked_about_less_than_once_a_second() {
         sleep(Duration::from_millis(20)).await;
         while asked.answers.try_recv().is_ok() {}
     }
-    assert!((7..=12).contains(&agent.asked()), "5 at once, then one every 1.05 s: {}", agent.asked());
+    assert!((7..=15).contains(&agent.asked()), "8 at once, then one every 1.05 s: {}", agent.asked());
 }
 
 #[tokio::test]

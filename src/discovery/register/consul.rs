@@ -242,6 +242,10 @@ impl Keeper {
         let (status, output) = told(how);
         self.client.update_check(&entry::check_id(&held.id), status, &output).await?;
         self.times.tell = Instant::now() + jittered(ttl / 3);
+        // The agent goes on with the token of the entry: one that was replaced may be revoked next.
+        if self.token.is_some_and(|seen| self.client.token_changed(seen)) {
+            self.times.enter = Instant::now();
+        }
         Ok(())
     }
 
