@@ -11,9 +11,9 @@ const FRESH: Duration = Duration::from_secs(1);
 /// What an endpoint is thought to take before it has answered.
 const UNKNOWN: Duration = Duration::from_millis(1);
 /// Places on the ring for each unit of weight, while the ring stays small.
-const PLACES: usize = 100;
+const PLACES: u64 = 100;
 /// Places on a whole ring, about.
-const MAX_PLACES: usize = 200_000;
+const MAX_PLACES: u64 = 200_000;
 
 /// A moving average of latency that follows a worse value at once and a better
 /// one slowly (Finagle's peak EWMA).
@@ -142,26 +142,41 @@ const NUMBER_BITS: u32 = 24;
 impl Ring {
     /// A ring over endpoints, each known by a number below 2^24, a hash of its
     /// own and a weight.
-    #[allow(clippy::cast_possible_truncation, reason = "there are at most MAX_PLACES × 100 places")]
-    pub fn new(endpoints: impl ExactSizeIterator<Item = (u32, u64, u32)>) -> Self {
-        let each = (MAX_PLACES / endpoints.len().max(1)).clamp(4, PLACES);
-        let mut places = Vec::with_capacity(each * endpoints.len());
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "there are MAX_PLACES places and one an endpoint at most"
+    )]
+    pub fn new(endpoints: impl Iterator<Item = (u32, u64, u32)> + Clone) -> Self {
+        let wanted = |weight: u32| PLACES * u64::from(weight.clamp(1, 100));
+        let whole: u64 = endpoints.clone().map(|(_, _, weight)| wanted(weight)).sum();
+        let count = |weight: u32| {
+            let wanted = wanted(weight);
+            if whole <= MAX_PLACES { wanted } else { (wanted * MAX_PLACES / whole).max(1) }
+        };
+        let mut loose = Vec::with_capacity(whole.min(MAX_PLACES) as usize);
         for (number, hash, weight) in endpoints {
-            let count = (each * weight.clamp(1, 100) as usize).min(MAX_PLACES) as u64;
             let place = |index: u64| mix(hash ^ mix(index)) >> NUMBER_BITS << NUMBER_BITS;
-            places.extend((0..count).map(|index| place(index) | u64::from(number)));
+            loose.extend((0..count(weight)).map(|index| place(index) | u64::from(number)));
         }
-        places.sort_unstable();
-        let bits = places.len().max(4).ilog2() - 2;
-        let mut starts = Vec::with_capacity((1 << bits) + 1);
-        for (index, place) in places.iter().enumerate() {
-            let part = part_of(*place, bits);
-            while starts.len() <= part {
-                starts.push(index as u32);
-            }
+        // Places are spread evenly: they are dealt out to parts, each of a few,
+        // which is quicker than to sort them all.
+        let bits = loose.len().max(4).ilog2() - 2;
+        let mut ends = vec![0u32; (1 << bits) + 1];
+        loose.iter().for_each(|place| ends[part_of(*place, bits) + 1] += 1);
+        for part in 1..ends.len() {
+            ends[part] += ends[part - 1];
         }
-        starts.resize((1 << bits) + 1, places.len() as u32);
-        Self { places: places.into(), starts: starts.into(), bits }
+        let starts = ends.clone().into_boxed_slice();
+        let mut places = vec![0; loose.len()].into_boxed_slice();
+        for place in loose {
+            let end = &mut ends[part_of(place, bits)];
+            places[*end as usize] = place;
+            *end += 1;
+        }
+        for part in starts.windows(2) {
+            places[part[0] as usize..part[1] as usize].sort_unstable();
+        }
+        Self { places, starts, bits }
     }
 
     /// The endpoints for the hash of a key: its own first, then those that stand
@@ -266,10 +281,14 @@ mod tests {
         }
         assert_eq!(moved, 0);
         assert!(spread.iter().all(|count| (600..1500).contains(count)), "{spread:?}");
-        assert_eq!(
-            Ring::new(std::iter::empty::<(u32, u64, u32)>().collect::<Vec<_>>().into_iter()).find(7).next(),
-            None
-        );
+        assert_eq!(Ring::new(std::iter::empty()).find(7).next(), None);
+        let sizes = |weights: &[u32]| {
+            let ring = Ring::new((0..).zip(weights).map(|(n, weight)| (n, mix(u64::from(n)), *weight)));
+            assert!(ring.places.is_sorted());
+            (ring.places.len(), ring.find(7).filter(|number| *number == 0).count())
+        };
+        assert_eq!(sizes(&[3, 1]), (400, 300));
+        assert_eq!(sizes(&[100; 10_000]), (200_000, 20), "the same weight for all is none");
         let one = Ring::new([(5, 1, 1)].into_iter());
         assert!([0, 1 << 40, u64::MAX].into_iter().all(|key| one.find(key).count() == 100));
     }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -64,6 +65,8 @@ pub struct Fleet {
     /// Endpoints that may take calls, and those of them that do.
     pub counts: (usize, usize),
     tiers: Vec<Tier>,
+    wants_turns: AtomicBool,
+    wants_ring: AtomicBool,
 }
 
 /// The endpoints at one distance that take calls.
@@ -77,13 +80,24 @@ pub struct Tier {
     group: usize,
 }
 
-/// What has to be there before the first pick.
+/// What is laid out for picking. With many endpoints that takes milliseconds, so
+/// the control thread does it, and only for those ways that are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ways {
     /// Round robin.
     pub turns: bool,
     /// A consistent hash.
     pub ring: bool,
+}
+
+impl Ways {
+    /// All.
+    pub const ALL: Self = Self { turns: true, ring: true };
+
+    /// These and `others`.
+    pub fn and(self, others: Self) -> Self {
+        Self { turns: self.turns | others.turns, ring: self.ring | others.ring }
+    }
 }
 
 impl Slots {
@@ -167,6 +181,13 @@ impl Layout {
         (0u32..).zip(&self.members).filter_map(|(slot, member)| Some((slot, member.as_ref()?)))
     }
 
+    fn ring(&self, group: &Group) -> Ring {
+        Ring::new(group.slots.iter().map(|(slot, weight)| {
+            let address = self.member(*slot).map(|member| member.facts.address);
+            (*slot, address.map_or(0, hash_of), *weight)
+        }))
+    }
+
     /// Those that new calls may go to.
     pub fn usable(&self) -> impl Iterator<Item = (u32, &Member)> {
         let slots = self.groups.iter().flat_map(|group| &group.slots);
@@ -201,16 +222,39 @@ impl Fleet {
             tier.until = until;
         }
         tiers.retain(|tier| !tier.live.is_empty());
-        let fleet = Self { layout, panic, counts, tiers };
-        for tier in &fleet.tiers {
+        let (wants_turns, wants_ring) = (AtomicBool::new(false), AtomicBool::new(false));
+        let fleet = Self { layout, panic, counts, tiers, wants_turns, wants_ring };
+        fleet.lay_out(ways);
+        fleet
+    }
+
+    /// Prepares `ways` as far as that was not done: long work, not for a worker.
+    pub fn lay_out(&self, ways: Ways) {
+        for tier in &self.tiers {
             if ways.turns {
-                tier.turns();
+                tier.turns.get_or_init(|| Turns::new(&tier.live));
             }
-            if ways.ring {
-                fleet.ring(tier);
+            if ways.ring
+                && let Some(group) = self.layout.groups.get(tier.group)
+            {
+                group.ring.get_or_init(|| self.layout.ring(group));
             }
         }
-        fleet
+    }
+
+    /// What workers have missed.
+    pub fn wanted(&self) -> Ways {
+        Ways { turns: self.wants_turns.load(Relaxed), ring: self.wants_ring.load(Relaxed) }
+    }
+
+    /// Tells the control thread, once, that something is missed.
+    fn want(&self, wanted: &AtomicBool) {
+        if !wanted.load(Relaxed)
+            && !wanted.swap(true, Relaxed)
+            && let Some((_, member)) = self.layout.present().next()
+        {
+            member.vitals.ring();
+        }
     }
 
     /// The distances that have endpoints in use, near to far.
@@ -225,24 +269,22 @@ impl Fleet {
     }
 
     /// The ring of a tier: of all that may take calls there, so that a key finds
-    /// its way back.
-    pub fn ring(&self, tier: &Tier) -> &Ring {
-        static NONE: OnceLock<Ring> = OnceLock::new();
-        let Some(group) = self.layout.groups.get(tier.group) else {
-            return NONE.get_or_init(Ring::default);
-        };
-        let one = |(slot, weight): &(u32, u32)| {
-            let address = self.layout.member(*slot).map(|member| member.facts.address);
-            (*slot, address.map_or(0, hash_of), *weight)
-        };
-        group.ring.get_or_init(|| Ring::new(group.slots.iter().map(one)))
+    /// its way back. `None` as long as it is not laid out; that is asked for then.
+    pub fn ring(&self, tier: &Tier) -> Option<&Ring> {
+        let ring = self.layout.groups.get(tier.group)?.ring.get();
+        if ring.is_none() {
+            self.want(&self.wants_ring);
+        }
+        ring
     }
-}
 
-impl Tier {
-    /// Its round robin.
-    pub fn turns(&self) -> &Turns {
-        self.turns.get_or_init(|| Turns::new(&self.live))
+    /// The round robin of a tier; `None` as above.
+    pub fn turns<'a>(&self, tier: &'a Tier) -> Option<&'a Turns> {
+        let turns = tier.turns.get();
+        if turns.is_none() {
+            self.want(&self.wants_turns);
+        }
+        turns
     }
 }
 

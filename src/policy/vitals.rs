@@ -52,8 +52,8 @@ pub struct Watch {
     counts: AtomicBool,
     /// In milliseconds.
     slow_start: AtomicU64,
-    /// An endpoint has reached a limit.
-    pub reached: Notify,
+    /// An endpoint has reached a limit, or workers miss something of the set.
+    pub bell: Notify,
 }
 
 /// A limit that an endpoint has reached.
@@ -87,7 +87,7 @@ impl Watch {
             gateway: AtomicU32::new(0),
             counts: AtomicBool::new(false),
             slow_start: AtomicU64::new(0),
-            reached: Notify::new(),
+            bell: Notify::new(),
         })
     }
 
@@ -153,8 +153,13 @@ impl Vitals {
         let limit = self.limit(limit);
         let now = streak.fetch_add(1, Relaxed).saturating_add(1);
         if limit > 0 && now.is_multiple_of(limit) {
-            self.watch.reached.notify_one();
+            self.ring();
         }
+    }
+
+    /// Wakes the control thread.
+    pub fn ring(&self) {
+        self.watch.bell.notify_one();
     }
 
     /// One failure is enough for an endpoint that has just come back.

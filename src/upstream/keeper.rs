@@ -49,6 +49,8 @@ struct Keeper {
     config: watch::Receiver<Arc<Model>>,
     metrics: Metrics,
     settings: Settings,
+    /// What workers have missed.
+    missed: Ways,
     watch: Arc<Watch>,
     slots: Slots,
     layout: Arc<Layout>,
@@ -136,6 +138,7 @@ impl Keeper {
             checks,
             answers,
             settings,
+            missed: Ways::default(),
             random: fastrand::Rng::new(),
             rated: (Vec::new(), now),
             old: Vec::new(),
@@ -162,7 +165,10 @@ impl Keeper {
                     self.reload();
                 }
                 Some(answer) = self.answers.recv() => self.hear(answer),
-                () = watch.reached.notified() => self.judge(),
+                () = watch.bell.notified() => {
+                    self.lay_out();
+                    self.judge();
+                }
                 () = tokio::time::sleep_until(wake) => self.look(),
                 () = sender.closed() => {
                     if self.board.forget(&self.name) {
@@ -245,6 +251,19 @@ impl Keeper {
         }
     }
 
+    fn ways(&self) -> Ways {
+        self.settings.ways.and(self.missed)
+    }
+
+    /// Prepares what workers miss that have a newer policy than this keeper.
+    fn lay_out(&mut self) {
+        let fleet = self.sender.borrow().fleet.clone();
+        if let Some(fleet) = fleet {
+            self.missed = self.missed.and(fleet.wanted());
+            fleet.lay_out(self.ways());
+        }
+    }
+
     /// Hears those who have reached a limit.
     fn judge(&mut self) {
         let layout = self.layout.clone();
@@ -258,14 +277,15 @@ impl Keeper {
         let now = Instant::now();
         let layout = self.layout.clone();
         let total = layout.usable().count();
+        let mut in_use = layout.usable().filter(|(_, member)| member.vitals.is_fit()).count();
         let mut changed = false;
         for (index, (slot, cause)) in accused.iter().enumerate() {
-            let in_use = layout.usable().filter(|(_, member)| member.vitals.is_fit()).count();
             let failing = self.judge.count() + accused.len() - index;
             let scene = Scene { total, in_use, failing };
             match self.judge.accuse(*slot, *cause, scene, now, &mut self.random) {
                 Verdict::Out(out) => {
                     if let Some(member) = layout.member(*slot) {
+                        in_use -= usize::from(member.vitals.is_fit());
                         member.vitals.eject();
                         let (address, cause) = (member.facts.address, cause.as_str());
                         let time = out.until - now;
@@ -342,8 +362,7 @@ impl Keeper {
 
     /// Builds the set anew and hands it out; `known` where discovery has news.
     fn publish(&mut self, known: Option<Known>) {
-        let fleet =
-            Arc::new(Fleet::new(self.layout.clone(), self.settings.fitness.panic, self.settings.ways));
+        let fleet = Arc::new(Fleet::new(self.layout.clone(), self.settings.fitness.panic, self.ways()));
         let label = self.metrics.label(self.name.as_str());
         let in_use = if fleet.panic { fleet.counts.0 } else { fleet.counts.1 };
         self.metrics.gauge(&names::ENDPOINTS_IN_USE, &[&label]).set(in_use as f64);

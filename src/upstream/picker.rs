@@ -153,8 +153,13 @@ impl Look<'_> {
     fn good(&self, balance: &Balance, tier: &Tier, random: &mut fastrand::Rng) -> Option<u32> {
         let first = match (balance, self.key) {
             (Balance::Hash(_), Some(key)) => {
-                let ring = self.picker.fleet.ring(tier);
-                return ring.find(key).take(RING_LOOKS).find(|slot| self.takes_key(*slot, key));
+                if let Some(ring) = self.picker.fleet.ring(tier) {
+                    return ring.find(key).take(RING_LOOKS).find(|slot| self.takes_key(*slot, key));
+                }
+                // The ring is not there yet: a key stays where it is as long as
+                // nobody comes or goes.
+                let at = usize::try_from(key % (tier.live.len() as u64).max(1));
+                tier.live.get(at.unwrap_or_default()).map(|(slot, _)| *slot)
             }
             (Balance::Ewma | Balance::Hash(_), _) => self.better(tier, random, |endpoint, weight| {
                 endpoint.map_or_else(
@@ -258,12 +263,16 @@ impl Look<'_> {
     }
 
     fn next(&self, tier: &Tier, random: &mut fastrand::Rng) -> Option<u32> {
-        let turns = tier.turns();
+        let turns = self.picker.fleet.turns(tier);
         let turn = &self.picker.turn;
         let following = || {
             let at = turn.get();
             turn.set(at.wrapping_add(1));
-            turns.at(at)
+            match turns {
+                Some(turns) => turns.at(at),
+                // Not there yet: in turn without weights.
+                None => tier.live.get(at % tier.live.len().max(1)).map(|(slot, _)| *slot),
+            }
         };
         let first = following()?;
         Some(self.settle((first, 0), random, |_| (following().unwrap_or(first), 0)).0)

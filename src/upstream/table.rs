@@ -155,7 +155,7 @@ impl Upstream {
         let (members, _) = Slots::new(Watch::new(now)).place(&set, now);
         let layout = Arc::new(Layout::new(members, &Locality::default()));
         let crew = Crew::new(connects.clone());
-        let fleet = Arc::new(Fleet::new(layout, 0.0, Ways::default()));
+        let fleet = Arc::new(Fleet::new(layout, 0.0, Ways::ALL));
         Rc::new(Self {
             name,
             connects,
@@ -325,6 +325,25 @@ mod tests {
         let keepers = Keepers { board: board.clone(), wanted, config, metrics: metrics.clone() };
         spawn_local(keepers.run(Rc::new(|_| Box::pin(async { Ok(()) }))));
         (board, sender)
+    }
+
+    #[tokio::test]
+    async fn what_a_newer_policy_needs_is_laid_out_when_a_worker_misses_it() {
+        let (directory, names) = Directory::new();
+        let discovery = tokio::spawn(slow(names));
+        let (metrics, timers) = (Metrics::new(), Timers::default());
+        let missed = async {
+            let (board, _config) = keep(&directory, &metrics);
+            let table = Table::new(board, metrics.clone(), Quotas::new(metrics.clone()));
+            let upstream = table.named(&UpstreamName::new("users"));
+            let picker = upstream.picker(Instant::now(), &timers).await.ok().unwrap();
+            let (fleet, tier) = (picker.fleet(), &picker.fleet().tiers()[0]);
+            assert!(fleet.ring(tier).is_none(), "by latency");
+            in_time("the ring", || fleet.ring(tier).is_some()).await;
+            assert!(fleet.turns(tier).is_none(), "nobody has missed it");
+        };
+        LocalSet::new().run_until(missed).await;
+        discovery.abort();
     }
 
     async fn in_time(what: &str, met: impl Fn() -> bool) {

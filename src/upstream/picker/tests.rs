@@ -1,6 +1,8 @@
 use super::*;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+
 use crate::base::{self, EndpointSet, UpstreamName};
 use crate::config::model::{HashOn, Locality};
 use crate::policy::fleet::{Layout, Slots, Ways};
@@ -23,6 +25,10 @@ struct Pool {
 
 fn facts(port: u16) -> base::Endpoint {
     base::Endpoint::new(([127, 0, 0, 1], 1000 + port).into())
+}
+
+fn set(count: u16) -> EndpointSet {
+    EndpointSet::new((0..count).map(facts).collect(), "test", std::time::SystemTime::UNIX_EPOCH)
 }
 
 impl Pool {
@@ -49,7 +55,7 @@ impl Pool {
     }
 
     fn rebuild(&mut self, layout: Arc<Layout>, panic: f64) {
-        let fleet = Arc::new(Fleet::new(layout, panic, Ways::default()));
+        let fleet = Arc::new(Fleet::new(layout, panic, Ways::ALL));
         self.picker = Picker::new(fleet, &self.crew, Some(&self.picker));
     }
 
@@ -191,4 +197,24 @@ fn a_worker_keeps_what_it_knows_while_others_come_and_go() {
     let mut known = 0;
     pool.crew.for_each(|_| known += 1);
     assert_eq!(known, 1);
+}
+
+#[test]
+fn what_is_not_laid_out_is_done_without_and_asked_for() {
+    let mut pool = Pool::of(4);
+    for balance in WAYS {
+        let (layout, _) = pool.slots.place(&set(4), pool.now);
+        let layout = Arc::new(Layout::new(layout, &Locality::default()));
+        let fleet = Arc::new(Fleet::new(layout, 0.0, Ways::default()));
+        pool.picker = Picker::new(fleet.clone(), &pool.crew, Some(&pool.picker));
+        let shares = pool.shares(&balance, pool.now);
+        assert!(shares[..4].iter().all(|share| *share > 0.2), "{balance:?} {shares:?}");
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut pick =
+            || pool.picker.pick(&balance, Some(b"key"), &[], pool.now, &mut random).map(|e| e.facts.address);
+        assert!(!matches!(balance, Balance::Hash(_)) || pick() == pick(), "a key stays");
+        let (turns, ring) = (balance == Balance::RoundRobin, matches!(balance, Balance::Hash(_)));
+        assert_eq!(fleet.wanted(), Ways { turns, ring });
+        assert_eq!(pool.watch.bell.notified().now_or_never().is_some(), turns || ring, "{balance:?}");
+    }
 }
