@@ -104,8 +104,10 @@ impl Discovery {
                     let follower = follow::Follower::new(subscription, setup, self.directory.clone(), counts.clone());
                     followers.spawn(follower.run());
                 }
-                Some(Err(error)) = followers.join_next(), if !followers.is_empty() => {
-                    if let Ok(panic) = error.try_into_panic() {
+                Some(ended) = followers.join_next(), if !followers.is_empty() => {
+                    if let Err(error) = ended
+                        && let Ok(panic) = error.try_into_panic()
+                    {
                         std::panic::resume_unwind(panic);
                     }
                 }

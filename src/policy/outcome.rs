@@ -68,11 +68,12 @@ fn class_of_error(error: &ProxyError) -> Class {
         | Reason::ConnectTimeout
         | Reason::ConnectFailed
         | Reason::ResetBeforeHeaders
+        // Or it took the connection and closed it: where HTTP/1 would do, nobody hears of this.
+        | Reason::NoHttp2
         | Reason::Timeout
         | Reason::PerTryTimeout
         | Reason::StreamIdle => Class::Silent,
-        // It speaks another protocol than it was asked in.
-        Reason::NoHttp2 | Reason::ConnectionLimit => Class::Nothing,
+        Reason::ConnectionLimit => Class::Nothing,
         reason if reason.facts().side == Side::Upstream => Class::Server,
         _ => Class::Nothing,
     }

@@ -144,6 +144,7 @@ impl Call {
         let at = self.at.take();
         if let Some(endpoint) = at.filter(|_| !callers && Outcome::Failed(error).class() == Class::Silent) {
             endpoint.was_silent();
+            self.tried.borrow_mut().push(endpoint);
         }
     }
 

@@ -43,6 +43,13 @@ pub struct Call<'a> {
     pub send: SendContext<'a>,
 }
 
+impl Call<'_> {
+    /// From now on it is up to this endpoint; before, the call has waited for us.
+    fn reaches(&self, endpoint: &Rc<Endpoint>) {
+        self.at.replace(Some(endpoint.clone()));
+    }
+}
+
 /// Sends one request. `tried` holds endpoints that failed before and learns of
 /// more. An error leaves the body, where it can be sent again.
 pub async fn send(
@@ -73,7 +80,6 @@ pub async fn send(
         };
         let replay = body.replay();
         let active = endpoint.begin(now);
-        call.at.replace(Some(endpoint.clone()));
         let sent = send_to(&endpoint, call, body, fresh, now).await;
         call.at.replace(None);
         let failed = match sent {
@@ -91,7 +97,8 @@ pub async fn send(
             return Err(Failed { error: failed.error, body: None });
         }
         let limited = failed.error.reason == Reason::ConnectionLimit;
-        if limited || has_gone(&failed.error) || (failed.error.sent == Sent::OnReused && !fresh) {
+        let had_died = has_gone(&failed.error) || failed.error.sent == Sent::OnReused;
+        if limited || (had_died && !fresh) {
             // A connection that had died in the pool says nothing of its endpoint.
             active.forget();
         } else {
@@ -102,7 +109,12 @@ pub async fn send(
         let others = picker.count() > tried.borrow().len() + 1;
         match again {
             Some(kept) if may && (others || !unreachable) => body = kept,
-            again => return Err(Failed { error: failed.error, body: again }),
+            again => {
+                if !limited {
+                    tried.borrow_mut().push(endpoint);
+                }
+                return Err(Failed { error: failed.error, body: again });
+            }
         }
         if unreachable || fresh {
             tried.borrow_mut().push(endpoint);
@@ -141,14 +153,20 @@ async fn send_to(
 ) -> Result<Response<Body>, Failed> {
     if call.send.upgrade == Upgrade::Protocol {
         match upgradable(endpoint, call, &body, fresh, now).await {
-            Ok(Some(lease)) => return lease.send(call.head, body, &call.send).await,
+            Ok(Some(lease)) => {
+                call.reaches(endpoint);
+                return lease.send(call.head, body, &call.send).await;
+            }
             Ok(None) => {}
             Err(error) => return Err(Failed { error, body: Some(body) }),
         }
     }
     if speaks_http2(endpoint, call, now) && call.send.upgrade != Upgrade::Protocol {
         match http2(endpoint, call, fresh).await {
-            Ok(lease) => return lease.send(call.head, body, &call.send).await,
+            Ok(lease) => {
+                call.reaches(endpoint);
+                return lease.send(call.head, body, &call.send).await;
+            }
             // Nothing was sent, and the caller does not care how it is.
             Err(error) if error.reason == Reason::NoHttp2 && may_be_http1(endpoint, call) => {
                 endpoint.speaks_http1(now);
@@ -160,6 +178,7 @@ async fn send_to(
         Ok(connection) => connection,
         Err(error) => return Err(Failed { error, body: Some(body) }),
     };
+    call.reaches(endpoint);
     connection.send(call.head, body, &call.send, endpoint.home()).await
 }
 
@@ -188,7 +207,7 @@ fn may_be_http1(endpoint: &Endpoint, call: &Call<'_>) -> bool {
 /// A connection on which an upgrade can be asked for in HTTP/2's way; `None`
 /// where that has to be HTTP/1.1's.
 async fn upgradable(
-    endpoint: &Endpoint,
+    endpoint: &Rc<Endpoint>,
     call: &Call<'_>,
     body: &Body,
     fresh: bool,
@@ -208,7 +227,12 @@ async fn upgradable(
     Ok(lease)
 }
 
-async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool, now: Instant) -> Result<Http1, ProxyError> {
+async fn http1(
+    endpoint: &Rc<Endpoint>,
+    call: &Call<'_>,
+    fresh: bool,
+    now: Instant,
+) -> Result<Http1, ProxyError> {
     // A tunnel takes its connection for good; nobody else may hold on to it.
     let reuse = !fresh && call.send.upgrade != Upgrade::Protocol;
     // What must not be sent twice goes only where the kernel says that somebody listens.
@@ -221,7 +245,7 @@ async fn http1(endpoint: &Endpoint, call: &Call<'_>, fresh: bool, now: Instant) 
 }
 
 async fn connect_http1(
-    endpoint: &Endpoint,
+    endpoint: &Rc<Endpoint>,
     call: &Call<'_>,
     reuse: bool,
     ask: bool,
@@ -230,11 +254,14 @@ async fn connect_http1(
     let idle = || reuse.then(|| endpoint.take_idle(Instant::now(), ask)).flatten();
     match endpoint.place(Instant::now(), timers, idle).await? {
         Room::Found(connection) => Ok(connection),
-        Room::Place(place) => Ok(Http1::new(endpoint.connect_at(place, call.connect_timeout, timers).await?)),
+        Room::Place(place) => {
+            call.reaches(endpoint);
+            Ok(Http1::new(endpoint.connect_at(place, call.connect_timeout, timers).await?))
+        }
     }
 }
 
-async fn http2(endpoint: &Endpoint, call: &Call<'_>, fresh: bool) -> Result<Lease, ProxyError> {
+async fn http2(endpoint: &Rc<Endpoint>, call: &Call<'_>, fresh: bool) -> Result<Lease, ProxyError> {
     if !fresh && let Some(lease) = endpoint.http2() {
         return Ok(lease);
     }
@@ -243,7 +270,7 @@ async fn http2(endpoint: &Endpoint, call: &Call<'_>, fresh: bool) -> Result<Leas
 
 /// Waits for a connection with room. As many are made at one time as it takes
 /// for all who wait, so that nobody waits for somebody else's call to end.
-async fn connect_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Lease, ProxyError> {
+async fn connect_http2(endpoint: &Rc<Endpoint>, call: &Call<'_>) -> Result<Lease, ProxyError> {
     let asked = Instant::now();
     let waiting = endpoint.wait();
     loop {
@@ -262,6 +289,7 @@ async fn connect_http2(endpoint: &Endpoint, call: &Call<'_>) -> Result<Lease, Pr
                     Room::Found(lease) => return Ok(lease),
                     Room::Place(place) => place,
                 };
+                call.reaches(endpoint);
                 let connection = make_http2(endpoint, call, place).await?;
                 // Its own first of all: those who wait are woken when this returns.
                 let lease = connection.lease();

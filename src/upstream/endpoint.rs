@@ -440,7 +440,12 @@ impl Active {
         endpoint.failures.set(endpoint.failures.get() + 1);
         endpoint.observe(now, now.saturating_duration_since(self.started).max(UNABLE));
         if unreachable {
-            let lasted = endpoint.away.get().map_or(FIRST_AWAY, |away| (away.lasted * 2).min(LONGEST_AWAY));
+            let lasted = match endpoint.away.get() {
+                // One absence, however many calls meet it at once.
+                Some(away) if away.until > now => return self.told.set(true),
+                Some(away) => (away.lasted * 2).min(LONGEST_AWAY),
+                None => FIRST_AWAY,
+            };
             endpoint.away.set(Some(Away { until: now + lasted, lasted }));
         }
         self.told.set(true);

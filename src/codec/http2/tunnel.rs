@@ -38,7 +38,7 @@ impl AsyncRead for Tunnel {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.read.is_empty() {
+        while self.read.is_empty() {
             match ready!(self.receive.poll_data(cx)) {
                 Some(Ok(data)) => {
                     let _ = self.receive.flow_control().release_capacity(data.len());
