@@ -49,6 +49,7 @@ struct Endpoint {
     address: String,
     #[serde(default)]
     state: String,
+    why: Option<String>,
     weight: u64,
     region: Option<String>,
     zone: Option<String>,
@@ -207,7 +208,7 @@ fn fares(endpoints: &[Endpoint]) -> Vec<Vec<String>> {
         let latency = e.ewma_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms"));
         rows.push(row([
             e.address.clone(),
-            e.state.clone(),
+            e.why.as_ref().map_or_else(|| e.state.clone(), |why| format!("{} ({why})", e.state)),
             e.weight.to_string(),
             place(e),
             count(e.active),

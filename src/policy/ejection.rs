@@ -31,6 +31,8 @@ const LEAST_DIFFERENCE: f64 = 0.05;
 pub struct Judge {
     rules: Option<Ejection>,
     records: HashMap<u32, Record>,
+    /// How many of these are out.
+    count: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -80,7 +82,7 @@ pub enum Verdict {
 impl Judge {
     /// Nobody is out.
     pub fn new(rules: Option<Ejection>) -> Self {
-        Self { rules, records: HashMap::new() }
+        Self { rules, records: HashMap::new(), count: 0 }
     }
 
     /// The rules from now on. Whoever is out without rules comes back.
@@ -96,7 +98,7 @@ impl Judge {
 
     /// How many are out.
     pub fn count(&self) -> usize {
-        self.records.values().filter(|record| record.out.is_some()).count()
+        self.count
     }
 
     /// An endpoint that is in has reached a limit.
@@ -116,7 +118,7 @@ impl Judge {
         if scene.failing >= scene.total && !all_allowed {
             return Verdict::AllFail(self.release());
         }
-        if self.count() >= cap(rules, scene.total) || (scene.in_use < 2 && !all_allowed) {
+        if self.count >= cap(rules, scene.total) || (scene.in_use < 2 && !all_allowed) {
             return Verdict::Stays;
         }
         let (first, longest) = rules.time;
@@ -129,6 +131,7 @@ impl Judge {
         let time = whole.mul_f64(1.0 - JITTER * random.f64());
         let out = Out { cause, until: now + time, times: record.times };
         (record.last, record.out) = (time, Some(out));
+        self.count += 1;
         Verdict::Out(out)
     }
 
@@ -146,12 +149,15 @@ impl Judge {
     pub fn pardon(&mut self, who: u32, now: Instant) -> bool {
         let Some(record) = self.records.get_mut(&who) else { return false };
         record.back = now;
-        record.out.take().is_some()
+        let was_out = record.out.take().is_some();
+        self.count -= usize::from(was_out);
+        was_out
     }
 
     /// It is gone.
     pub fn forget(&mut self, who: u32) {
-        self.records.remove(&who);
+        let was_out = self.records.remove(&who).is_some_and(|record| record.out.is_some());
+        self.count -= usize::from(was_out);
     }
 
     /// There are `total` now: those come back who are too many to be out, the
@@ -176,12 +182,14 @@ impl Judge {
                 back.push(*who);
             }
         }
+        self.count -= back.len();
         back.sort_unstable();
         back
     }
 
     /// Everybody comes back, as if nothing had been.
     fn release(&mut self) -> Vec<u32> {
+        self.count = 0;
         let mut back: Vec<u32> =
             self.records.drain().filter(|(_, record)| record.out.is_some()).map(|(who, _)| who).collect();
         back.sort_unstable();

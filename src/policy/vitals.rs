@@ -223,14 +223,16 @@ impl Vitals {
         self.state.fetch_or(EJECTED, Relaxed);
     }
 
-    /// It is let back in; with `probation` one failure sends it out again.
+    /// It is let back in: with `probation` one failure sends it out again,
+    /// without it nothing is held against it.
     pub fn let_in(&self, probation: bool, now: Instant) {
         self.silent.store(0, Relaxed);
         self.gateway.store(0, Relaxed);
         if probation {
             self.state.fetch_or(PROBATION, Relaxed);
         }
-        self.state.fetch_and(!EJECTED, Relaxed);
+        let ends = if probation { EJECTED } else { EJECTED | PROBATION };
+        self.state.fetch_and(!ends, Relaxed);
         if probation {
             self.warm(now);
         }
@@ -303,6 +305,10 @@ mod tests {
         vitals.note(Class::Good);
         vitals.note(Class::Silent);
         assert_eq!(vitals.cause(), None, "probation is over");
+        vitals.let_in(true, now);
+        vitals.let_in(false, now);
+        vitals.note(Class::Silent);
+        assert_eq!((vitals.cause(), vitals.state(now)), (None, "in_use"), "nothing is held against it");
     }
 
     #[test]

@@ -100,7 +100,8 @@ names! {
         "Endpoints that were ejected, by what they did: consecutive_failures, gateway_errors, success_rate.";
     /// Ejections that were not allowed.
     EJECTIONS_DENIED = Counter "pillion_ejections_denied_total" ["upstream", "cause"]
-        "Endpoints that failed and were kept, because as many were ejected as may be or they were the last.";
+        "Endpoints that failed and were kept, because as many were ejected as may be or they were the last; \
+         once for as long as one goes on failing.";
     /// Alarm: all endpoints are used, whatever their health.
     PANIC = Gauge "pillion_panic" ["upstream"]
         "1 while so few endpoints can be used that all are used, whatever their health.";

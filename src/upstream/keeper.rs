@@ -2,22 +2,27 @@
 //! thread: takes over what discovery says, ejects who fails, and builds the set
 //! that workers share. Nothing of it delays a request.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::board::{Board, Known, News, Wanted};
 use super::checks::{self, Ask, Asker, Checks};
-use crate::base::{Protocol, ProxyProtocol, Resolution, UpstreamName};
+use crate::base::{EndpointSet, Protocol, ProxyProtocol, Resolution, UpstreamName};
 use crate::config::Model;
 use crate::config::model::{Balance, Fitness, Locality};
 use crate::policy::ejection::{Judge, Out, Scene, Verdict, outliers};
 use crate::policy::fleet::{Fleet, Layout, Slots, Ways};
 use crate::policy::vitals::{Cause, Watch};
 use crate::telemetry::{Metrics, names};
+
+/// How long nobody is judged after all endpoints have failed.
+const QUIET: Duration = Duration::from_secs(1);
+/// An upstream's total failure is logged once in this time.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs the keepers of all upstreams.
 pub struct Keepers {
@@ -60,6 +65,12 @@ struct Keeper {
     random: fastrand::Rng,
     /// Counts of the last interval's end, by slot, and when that was.
     rated: (Vec<(u64, u64)>, Instant),
+    /// All have failed: nobody is judged before this.
+    quiet: Option<Instant>,
+    /// When that was last logged.
+    warned: Option<Instant>,
+    /// Who stood at a limit at the last look, and had to stay.
+    denied: HashSet<u32>,
     /// Sets that workers may still hold: they are dropped here, not there.
     old: Vec<Arc<Fleet>>,
 }
@@ -76,8 +87,10 @@ impl Keepers {
                     let Some(wanted) = wanted else { return };
                     keepers.spawn_local(Keeper::new(wanted, &self, &asker).run());
                 }
-                Some(Err(error)) = keepers.join_next(), if !keepers.is_empty() => {
-                    if let Ok(panic) = error.try_into_panic() {
+                Some(ended) = keepers.join_next(), if !keepers.is_empty() => {
+                    if let Err(error) = ended
+                        && let Ok(panic) = error.try_into_panic()
+                    {
                         std::panic::resume_unwind(panic);
                     }
                 }
@@ -141,11 +154,22 @@ impl Keeper {
             missed: Ways::default(),
             random: fastrand::Rng::new(),
             rated: (Vec::new(), now),
+            quiet: None,
+            warned: None,
+            denied: HashSet::new(),
             old: Vec::new(),
         }
     }
 
     async fn run(mut self) {
+        self.serve().await;
+        let label = self.metrics.label(self.name.as_str());
+        for gauge in [&names::ENDPOINTS_IN_USE, &names::PANIC] {
+            self.metrics.gauge(gauge, &[&label]).set(0.0);
+        }
+    }
+
+    async fn serve(&mut self) {
         self.resolution.mark_changed();
         let watch = self.watch.clone();
         let sender = self.sender.clone();
@@ -184,28 +208,53 @@ impl Keeper {
         let rates = self.settings.fitness.ejection.as_ref().and_then(|rules| rules.success_rate.as_ref());
         let rates = rates.map(|rule| self.rated.1 + rule.interval);
         let idle = Instant::now() + Duration::from_secs(60);
-        [self.judge.next(), rates].into_iter().flatten().min().unwrap_or(idle)
+        [self.judge.next(), rates, self.quiet].into_iter().flatten().min().unwrap_or(idle)
     }
 
     fn take_over(&mut self) {
         let resolution = self.resolution.borrow_and_update().clone();
         let known = match &resolution {
             Resolution::Found(set) => {
-                let now = Instant::now();
-                let (members, gone) = self.slots.place(set, now);
-                gone.into_iter().for_each(|slot| self.judge.forget(slot));
-                self.layout = Arc::new(Layout::new(members, &self.settings.near));
-                let total = self.layout.usable().count();
-                let back = self.judge.fit(total, now);
-                self.let_in(&back, true, now);
-                self.rated.0.clear();
-                self.checks.follow(&self.layout);
+                self.place(set);
                 Known::Found(set.source)
             }
             Resolution::Pending => Known::Pending,
-            _ => Known::Not(resolution.clone()),
+            _ => {
+                self.place(&EndpointSet::new(Vec::new(), "", UNIX_EPOCH));
+                Known::Not(resolution.clone())
+            }
         };
         self.publish(Some(known));
+    }
+
+    /// Follows the endpoints of `set`, and nobody else.
+    fn place(&mut self, set: &EndpointSet) {
+        let now = Instant::now();
+        let (members, gone) = self.slots.place(set, now);
+        self.rated.0.resize(members.len(), (0, 0));
+        for slot in gone {
+            self.judge.forget(slot);
+            self.denied.remove(&slot);
+            self.rated.0[slot as usize] = (0, 0);
+        }
+        self.layout = Arc::new(Layout::new(members, &self.settings.near));
+        self.pardon_unused(now);
+        let back = self.judge.fit(self.layout.usable().count(), now);
+        self.let_in(&back, true, now);
+        self.checks.follow(&self.layout);
+    }
+
+    /// Nobody is out who takes no calls in any case: the cap is for the others.
+    fn pardon_unused(&mut self, now: Instant) {
+        if self.judge.count() == 0 {
+            return;
+        }
+        let usable: HashSet<u32> = self.layout.usable().map(|(slot, _)| slot).collect();
+        for (slot, member) in self.layout.present().filter(|(slot, _)| !usable.contains(slot)) {
+            if self.judge.pardon(slot, now) {
+                member.vitals.let_in(true, now);
+            }
+        }
     }
 
     fn reload(&mut self) {
@@ -223,6 +272,7 @@ impl Keeper {
         }
         let back = self.judge.set(self.settings.fitness.ejection.clone());
         self.let_in(&back, false, Instant::now());
+        self.rated = (self.counts(), Instant::now());
         self.resolution.mark_changed();
     }
 
@@ -266,18 +316,25 @@ impl Keeper {
 
     /// Hears those who have reached a limit.
     fn judge(&mut self) {
+        // When this is over, `look` hears them.
+        if self.quiet.is_some_and(|quiet| Instant::now() < quiet) {
+            return;
+        }
         let layout = self.layout.clone();
         let accused = layout.usable().filter(|(_, member)| !member.vitals.is_ejected());
         let accused: Vec<_> =
             accused.filter_map(|(slot, member)| Some((slot, member.vitals.cause()?))).collect();
-        self.accuse(&accused);
+        let before = std::mem::take(&mut self.denied);
+        self.denied = self.accuse(&accused, &before);
     }
 
-    fn accuse(&mut self, accused: &[(u32, Cause)]) {
+    /// Who of them has to stay; those who had to `before` are not counted again.
+    fn accuse(&mut self, accused: &[(u32, Cause)], before: &HashSet<u32>) -> HashSet<u32> {
         let now = Instant::now();
         let layout = self.layout.clone();
         let total = layout.usable().count();
         let mut in_use = layout.usable().filter(|(_, member)| member.vitals.is_fit()).count();
+        let mut denied = HashSet::new();
         let mut changed = false;
         for (index, (slot, cause)) in accused.iter().enumerate() {
             let failing = self.judge.count() + accused.len() - index;
@@ -294,12 +351,21 @@ impl Keeper {
                     self.count(&names::EJECTIONS, cause.as_str());
                     changed = true;
                 }
-                Verdict::Stays => self.count(&names::EJECTIONS_DENIED, cause.as_str()),
+                Verdict::Stays => {
+                    denied.insert(*slot);
+                    if !before.contains(slot) {
+                        self.count(&names::EJECTIONS_DENIED, cause.as_str());
+                    }
+                }
                 Verdict::AllFail(back) => {
                     changed |= !back.is_empty();
                     self.let_in(&back, false, now);
                     layout.usable().for_each(|(_, member)| member.vitals.let_in(false, now));
-                    tracing::warn!(upstream = %self.name, "all endpoints fail, so none is ejected");
+                    self.quiet = Some(now + QUIET);
+                    if self.warned.is_none_or(|warned| now >= warned + WARN_EVERY) {
+                        self.warned = Some(now);
+                        tracing::warn!(upstream = %self.name, "all endpoints fail, so none is ejected");
+                    }
                     break;
                 }
             }
@@ -307,6 +373,7 @@ impl Keeper {
         if changed {
             self.publish(None);
         }
+        denied
     }
 
     /// What is due by now.
@@ -318,23 +385,29 @@ impl Keeper {
             self.let_in(&back, true, now);
             self.publish(None);
         }
+        if self.quiet.take_if(|quiet| *quiet <= now).is_some() {
+            self.judge();
+        }
         let rule = self.settings.fitness.ejection.as_ref().and_then(|rules| rules.success_rate.clone());
         if let Some(rule) = rule.filter(|rule| now >= self.rated.1 + rule.interval) {
-            let layout = self.layout.clone();
-            let mut counts = vec![(0, 0); layout.members.len()];
-            layout.present().for_each(|(slot, member)| counts[slot as usize] = member.vitals.counts());
+            let counts = self.counts();
             let before = std::mem::replace(&mut self.rated, (counts, now)).0;
-            if before.len() == self.rated.0.len() {
-                let fit = layout.usable().filter(|(_, member)| member.vitals.is_fit());
-                let windows = fit.map(|(slot, _)| {
-                    let (then, now) = (before[slot as usize], self.rated.0[slot as usize]);
-                    (slot, now.0.saturating_sub(then.0), now.1.saturating_sub(then.1))
-                });
-                let accused: Vec<_> =
-                    outliers(&rule, windows).into_iter().map(|slot| (slot, Cause::SuccessRate)).collect();
-                self.accuse(&accused);
-            }
+            let fit = self.layout.usable().filter(|(_, member)| member.vitals.is_fit());
+            let windows = fit.map(|(slot, _)| {
+                let (then, now) = (before[slot as usize], self.rated.0[slot as usize]);
+                (slot, now.0.saturating_sub(then.0), now.1.saturating_sub(then.1))
+            });
+            let accused: Vec<_> =
+                outliers(&rule, windows).into_iter().map(|slot| (slot, Cause::SuccessRate)).collect();
+            self.accuse(&accused, &HashSet::new());
         }
+    }
+
+    /// Calls that went well and that did not, by slot.
+    fn counts(&self) -> Vec<(u64, u64)> {
+        let mut counts = vec![(0, 0); self.layout.members.len()];
+        self.layout.present().for_each(|(slot, member)| counts[slot as usize] = member.vitals.counts());
+        counts
     }
 
     /// Why those are out that are.
@@ -366,13 +439,13 @@ impl Keeper {
         let label = self.metrics.label(self.name.as_str());
         let in_use = if fleet.panic { fleet.counts.0 } else { fleet.counts.1 };
         self.metrics.gauge(&names::ENDPOINTS_IN_USE, &[&label]).set(in_use as f64);
-        let was = self.sender.borrow().fleet.as_ref().is_some_and(|fleet| fleet.panic);
-        if fleet.panic != was {
+        let was = self.sender.borrow().fleet.as_ref().map(|fleet| fleet.panic);
+        if Some(fleet.panic) != was {
             self.metrics.gauge(&names::PANIC, &[&label]).set(f64::from(u8::from(fleet.panic)));
             let (all, fit) = fleet.counts;
             if fleet.panic {
                 tracing::warn!(upstream = %self.name, fit, all, "too few endpoints can be used: all are used");
-            } else {
+            } else if was.is_some() && all > 0 {
                 tracing::info!(upstream = %self.name, fit, all, "enough endpoints can be used again");
             }
         }
@@ -387,3 +460,6 @@ impl Keeper {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

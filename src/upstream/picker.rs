@@ -14,7 +14,7 @@ use crate::policy::fleet::{Fleet, Member, Tier, hash_of};
 /// What a consistent hash looks at; empty where the request has none.
 pub type Key<'a> = Option<&'a [u8]>;
 
-/// How often a choice is made anew that fell on an endpoint whose share grows.
+/// How often a turn is passed on that fell on an endpoint whose share grows.
 const REDRAWS: usize = 3;
 /// Endpoints that are looked at in search of one that can be used.
 const LOOKS: usize = 256;
@@ -154,7 +154,11 @@ impl Look<'_> {
         let first = match (balance, self.key) {
             (Balance::Hash(_), Some(key)) => {
                 if let Some(ring) = self.picker.fleet.ring(tier) {
-                    return ring.find(key).take(RING_LOOKS).find(|slot| self.takes_key(*slot, key));
+                    let places = || ring.find(key).take(RING_LOOKS);
+                    // Where the shares of all grow, a key still has one place.
+                    return places()
+                        .find(|slot| self.takes_key(*slot, key))
+                        .or_else(|| places().find(|slot| self.can(*slot)));
                 }
                 // The ring is not there yet: a key stays where it is as long as
                 // nobody comes or goes.
@@ -223,26 +227,8 @@ impl Look<'_> {
         takes && self.can(slot)
     }
 
-    /// `first`, or one of the `next` where its share grows and chance is
-    /// against it.
-    fn settle(
-        &self,
-        first: (u32, u32),
-        random: &mut fastrand::Rng,
-        mut next: impl FnMut(&mut fastrand::Rng) -> (u32, u32),
-    ) -> (u32, u32) {
-        let mut held = first;
-        for _ in 0..REDRAWS {
-            let share = self.share(held.0);
-            if share >= 1.0 || random.f64() < share {
-                break;
-            }
-            held = next(random);
-        }
-        held
-    }
-
-    /// The better of two (Mitzenmacher).
+    /// The better of two (Mitzenmacher); the other one where the share of the
+    /// better grows and chance is against it.
     fn better(
         &self,
         tier: &Tier,
@@ -251,15 +237,16 @@ impl Look<'_> {
     ) -> Option<u32> {
         let (a, b) = two_choices(tier.live.len(), random);
         let (a, b) = (*tier.live.get(a)?, *tier.live.get(b)?);
-        let anyone = |random: &mut fastrand::Rng| tier.live[random.usize(..tier.live.len())];
-        let (a, b) = (self.settle(a, random, anyone), self.settle(b, random, anyone));
         let cost = |(slot, weight): (u32, u32)| self.known(slot, |endpoint| cost(endpoint, weight));
-        Some(match (self.is_away(a.0), self.is_away(b.0)) {
-            (true, false) => b.0,
-            (false, true) => a.0,
-            _ if cost(b) < cost(a) => b.0,
-            _ => a.0,
-        })
+        let (winner, other) = match (self.is_away(a.0), self.is_away(b.0)) {
+            (true, false) => (b.0, a.0),
+            (false, true) => (a.0, b.0),
+            _ if cost(b) < cost(a) => (b.0, a.0),
+            _ => (a.0, b.0),
+        };
+        let share = self.share(winner);
+        let yields = share < 1.0 && random.f64() >= share && self.share(other) > share && self.can(other);
+        Some(if yields { other } else { winner })
     }
 
     fn next(&self, tier: &Tier, random: &mut fastrand::Rng) -> Option<u32> {
@@ -274,8 +261,15 @@ impl Look<'_> {
                 None => tier.live.get(at % tier.live.len().max(1)).map(|(slot, _)| *slot),
             }
         };
-        let first = following()?;
-        Some(self.settle((first, 0), random, |_| (following().unwrap_or(first), 0)).0)
+        let mut held = following()?;
+        for _ in 0..REDRAWS {
+            let share = self.share(held);
+            if share >= 1.0 || random.f64() < share {
+                break;
+            }
+            held = following()?;
+        }
+        Some(held)
     }
 }
 

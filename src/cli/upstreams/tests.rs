@@ -7,10 +7,12 @@ fn sample() -> Vec<Upstream> {
             "failures": 2, "connections": 1, "ewma_ms": 1.25
         })
     };
+    let mut ejected = endpoint("10.0.0.8:80", "ejected", None);
+    ejected["why"] = "gateway_errors, 2 in a row".into();
     let all = json!([
         {
             "upstream": "users", "state": "found", "source": "dns", "age_seconds": 41, "kept": "unknown",
-            "endpoints": [endpoint("10.0.0.7:80", "ready", Some("eu-1a")), endpoint("10.0.0.8:80", "away", None)],
+            "endpoints": [endpoint("10.0.0.7:80", "ready", Some("eu-1a")), ejected],
             "chain": [
                 {"source": "local", "said": "unknown", "age_seconds": 0},
                 {"source": "dns", "said": "unknown", "age_seconds": 1, "named_endpoints_seconds_ago": 41, "kept_for_seconds": 12},
@@ -32,10 +34,10 @@ fn sample() -> Vec<Upstream> {
 #[test]
 fn the_list_has_a_line_for_each() {
     let lines = [
-        "UPSTREAM     STATE    ENDPOINTS   SOURCE   AGE",
-        "users        kept     2 (1 away)  dns      41s  dns not known; named endpoints 41s ago, kept for 12s more",
-        "typo:80      unknown  0                         no source knows a service of this name",
-        "127.0.0.1:9  found    1           address",
+        "UPSTREAM     STATE    ENDPOINTS      SOURCE   AGE",
+        "users        kept     2 (1 ejected)  dns      41s  dns not known; named endpoints 41s ago, kept for 12s more",
+        "typo:80      unknown  0                            no source knows a service of this name",
+        "127.0.0.1:9  found    1              address",
     ];
     assert_eq!(list(&sample()), lines.join("\n") + "\n");
     assert!(list(&[]).starts_with("no upstream yet"));
@@ -46,9 +48,9 @@ fn one_is_shown_with_its_endpoints_and_what_each_source_says() {
     let lines = [
         "users: kept, 2 endpoints by dns, 41s old",
         "",
-        "  ENDPOINT     STATE  PLACE  ACTIVE  REQUESTS  FAILURES  CONNECTIONS  LATENCY",
-        "  10.0.0.7:80  ready  eu-1a  0       120       2         1            1.2 ms",
-        "  10.0.0.8:80  away          0       120       2         1            1.2 ms",
+        "  ENDPOINT     STATE                                 PLACE  ACTIVE  REQUESTS  FAILURES  CONNECTIONS  LATENCY",
+        "  10.0.0.7:80  ready                                 eu-1a  0       120       2         1            1.2 ms",
+        "  10.0.0.8:80  ejected (gateway_errors, 2 in a row)         0       120       2         1            1.2 ms",
         "",
         "  SOURCE  AGE    SAYS",
         "  local   0s     not known",

@@ -162,6 +162,34 @@ fn the_share_of_a_new_endpoint_grows_in_every_way() {
 }
 
 #[test]
+fn one_that_warms_beside_one_or_two_gets_no_more_than_its_share() {
+    for (count, most) in [(2, 0.11), (3, 0.07)] {
+        for balance in WAYS {
+            let mut pool = Pool::of(count - 1);
+            pool.watch.set(0, 0, false, Duration::from_secs(10));
+            pool.update((0..count).map(facts).collect(), &Locality::default());
+            let share = pool.shares(&balance, pool.now)[usize::from(count) - 1];
+            assert!(share > 0.01 && share < most, "{balance:?}, of {count}: {share}");
+        }
+    }
+}
+
+#[test]
+fn a_key_keeps_its_place_where_all_are_warming() {
+    let pool = Pool::of(5);
+    pool.watch.set(0, 0, false, Duration::from_secs(10));
+    (0..5).for_each(|port| pool.member(port).vitals.warm(pool.now));
+    let mut random = fastrand::Rng::with_seed(3);
+    for key in 0..200u32 {
+        let key = key.to_string();
+        let mut pick = || pool.picker.pick(&WAYS[3], Some(key.as_bytes()), &[], pool.now, &mut random);
+        let first = pick().unwrap();
+        assert!((0..5).all(|_| Rc::ptr_eq(&first, &pick().unwrap())), "{key}");
+    }
+    assert!(pool.shares(&WAYS[3], pool.now)[..5].iter().all(|share| *share > 0.1));
+}
+
+#[test]
 fn the_own_zone_is_preferred_and_spills() {
     let zone = |port: u16| ["a", "b", "c"][usize::from(port) / 10];
     let endpoint = |port| base::Endpoint { zone: Some(zone(port).into()), ..facts(port) };
