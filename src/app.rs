@@ -170,6 +170,11 @@ impl App {
         Ok(app)
     }
 
+    /// What is in force, and what reloads make of it.
+    pub fn model(&self) -> watch::Receiver<Arc<Model>> {
+        self.model.clone()
+    }
+
     /// Fails readiness, waits `drain.delay`, then does as [`App::finish`]. May be
     /// dropped midway.
     pub async fn drain(&self) -> bool {

@@ -50,9 +50,10 @@ async fn follow_health(mut model: watch::Receiver<Arc<Model>>, standing: &mut St
         tracing::warn!("the service is not healthy, so others do not find it any more: {why}");
         standing.sick(&why);
         healthy.set(0.0);
-        let service = model.borrow().service.clone();
-        health::wait_healthy(&service, REPORT, |why| tracing::warn!("the service is not healthy: {why}"))
-            .await;
+        health::until_healthy(&mut model, REPORT, |why| {
+            tracing::warn!("the service is not healthy: {why}");
+        })
+        .await;
         tracing::info!("the service is healthy again");
         standing.well();
     }

@@ -36,6 +36,28 @@ pub async fn wait_healthy(service: &Service, report: Duration, mut missed: impl 
     }
 }
 
+/// As [`wait_healthy`], of the service as reloads have it.
+pub async fn until_healthy(
+    model: &mut watch::Receiver<Arc<Model>>,
+    report: Duration,
+    mut missed: impl FnMut(&Unhealthy),
+) {
+    loop {
+        let service = model.borrow_and_update().service.clone();
+        tokio::select! {
+            () = wait_healthy(&service, report, &mut missed) => return,
+            () = changed(model) => {}
+        }
+    }
+}
+
+/// Waits for a reload; for ever where there will be none.
+async fn changed(model: &mut watch::Receiver<Arc<Model>>) {
+    if model.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Asks every `service.health.interval` until [`MISSES`] questions in a row
 /// have met no healthy answer. Follows reloads. A service that has no
 /// `service.health` is taken to be well.
@@ -44,9 +66,7 @@ pub async fn until_sick(model: &mut watch::Receiver<Arc<Model>>) -> Unhealthy {
     loop {
         let service = model.borrow_and_update().service.clone();
         let (Some(address), Some(health)) = (service.address, &service.health) else {
-            if model.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            changed(model).await;
             continue;
         };
         tokio::time::sleep(health.interval).await;
@@ -140,6 +160,25 @@ mod tests {
         let sick = tokio::time::timeout(Duration::from_secs(10), until_sick(&mut model)).await;
         assert_eq!(sick.expect("three in a row").to_string(), "status 503");
         assert_eq!(server.await.unwrap(), 9, "not before the third in a row");
+    }
+
+    #[tokio::test]
+    async fn a_reload_that_mends_the_check_ends_the_wait() {
+        let (deaf, open) = (
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        );
+        let with = |listener: &TcpListener, path| {
+            let mut model = Model::minimal("users");
+            model.service = service(listener.local_addr().unwrap(), path);
+            Arc::new(model)
+        };
+        let (reload, mut model) = watch::channel(with(&deaf, Some("/wrong")));
+        let mut waits = std::pin::pin!(until_healthy(&mut model, Duration::from_secs(60), |_| {}));
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut waits).await;
+        assert!(early.is_err(), "nothing answers there");
+        reload.send_replace(with(&open, None));
+        tokio::time::timeout(Duration::from_secs(10), waits).await.expect("the new check is met");
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ use self::signals::{Request, Signals};
 use crate::app::{App, Options};
 use crate::base::readiness::{Condition, Readiness, State};
 use crate::config::{Model, Values, reload::Reload};
+use crate::discovery::health;
 use crate::telemetry::Metrics;
 
 /// The sidecar could not start.
@@ -187,8 +188,9 @@ impl Life<'_> {
     /// From the service's start to its end.
     async fn beside(&mut self, model: &Model, service: &mut Child, condition: Condition) -> u8 {
         let readiness = self.app.readiness.clone();
-        let health = async {
-            child::wait_healthy(&model.service, REPORT, |why| {
+        let mut reloads = self.app.model();
+        let healthy = async {
+            health::until_healthy(&mut reloads, REPORT, |why| {
                 tracing::warn!("the service does not answer yet: {why}");
             })
             .await;
@@ -202,7 +204,7 @@ impl Life<'_> {
             tokio::select! {
                 status = service.wait() => Some(status),
                 () = readiness.leaving() => None,
-                () = health => None,
+                () = healthy => None,
             }
         });
         if let Ended::Done(Some(status)) = first.await {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use consulrs::api::check::common::AgentServiceCheck;
-use consulrs::api::check::requests::TtlCheckUpdateRequest;
+use consulrs::api::check::requests::{DeregisterCheckRequest, TtlCheckUpdateRequest};
 use consulrs::api::service::common::AgentWeights;
 use consulrs::api::service::requests::{
     DeregisterServiceRequest, ListServicesRequest, ReadServiceRequest, RegisterServiceRequest,
@@ -108,7 +108,8 @@ pub struct Registered {
     pub name: String,
     /// Empty for that of the node.
     pub address: String,
-    /// 0 for none.
+    /// 0 for none, and for one that can't be.
+    #[serde(deserialize_with = "port")]
     pub port: u16,
     /// Free words.
     #[serde(deserialize_with = "or_default")]
@@ -166,6 +167,14 @@ impl Client {
             output: Some(output),
             ..Default::default()
         };
+        self.call(request, How::default()).await.map(|_| ())
+    }
+
+    /// Takes a check out, whatever asks for it. One that is not there is an error
+    /// of status 404, of status 500 before 1.11.
+    pub async fn deregister_check(&self, id: &str) -> Result<(), Error> {
+        word("check id", id)?;
+        let request = DeregisterCheckRequest { check: id.to_owned(), ..Default::default() };
         self.call(request, How::default()).await.map(|_| ())
     }
 
@@ -264,6 +273,11 @@ fn check(check: &Check) -> AgentServiceCheck {
 /// A duration as Go writes it.
 fn time(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
+}
+
+/// Consul takes any number as a port, and lists it unchanged: 0 for one that can't be.
+pub(super) fn port<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    Ok(u16::try_from(i64::deserialize(deserializer)?).unwrap_or(0))
 }
 
 /// `null` where Go had an empty list.

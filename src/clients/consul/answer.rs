@@ -9,6 +9,9 @@ use http::header::RETRY_AFTER;
 
 use super::Received;
 
+/// A `Retry-After` is obeyed up to this, in seconds.
+const RETRY_AFTER_MAX: u64 = 60;
+
 /// An answer, and what Consul says about it.
 #[derive(Clone, Debug)]
 pub struct Answer<T> {
@@ -53,18 +56,23 @@ pub enum Error {
         code: u16,
         /// The beginning of the body.
         text: String,
-        /// `Retry-After`, where it is a number of seconds.
+        /// `Retry-After`, where it is a number of seconds; at most a minute.
         retry_after: Option<Duration>,
     },
 }
 
 impl Error {
-    /// How long Consul asks to be left alone.
+    /// How long Consul asks to be left alone; at most a minute.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
             _ => None,
         }
+    }
+
+    /// Whether something answered, if only what can't be used.
+    pub fn answered(&self) -> bool {
+        matches!(self, Self::Status { .. } | Self::Malformed(_) | Self::TooLarge(_))
     }
 
     /// The status, where there is an answer.
@@ -122,7 +130,8 @@ impl super::Reply {
     pub(super) fn into_error(self) -> Error {
         let start = &self.body[..self.body.len().min(200)];
         let text = String::from_utf8_lossy(start).trim().replace(char::is_control, " ");
-        let retry_after = number(&self.headers, RETRY_AFTER.as_str()).map(Duration::from_secs);
+        let retry_after = number(&self.headers, RETRY_AFTER.as_str())
+            .map(|seconds| Duration::from_secs(seconds.min(RETRY_AFTER_MAX)));
         Error::Status { code: self.status.as_u16(), text, retry_after }
     }
 }

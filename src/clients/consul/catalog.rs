@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::agent::{Status, or_default};
+use super::agent::{Status, or_default, port};
 use super::endpoints::{ExecuteQuery, ServiceHealth};
 use super::{Answer, Blocking, Client, Error, How, Locality, MAX_FILTER, word};
 
@@ -42,7 +42,7 @@ pub struct Instance {
     pub id: String,
     /// An IP address or a name: the instance's own, or else the node's.
     pub address: String,
-    /// 0 for none.
+    /// 0 for none, and for one that can't be.
     pub port: u16,
     /// Free words.
     pub tags: Vec<String>,
@@ -90,7 +90,7 @@ struct Service {
     id: String,
     #[serde(default)]
     address: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "port")]
     port: u16,
     #[serde(default, deserialize_with = "or_default")]
     tags: Vec<String>,

@@ -148,6 +148,7 @@ async fn instances_come_with_what_consul_says_of_the_answer() {
 
 #[tokio::test]
 async fn whatever_comes_in_place_of_an_answer_is_an_error() {
+    let long = format!("HTTP/1.1 429 Slow\r\nRetry-After: {}\r\nContent-Length: 0\r\n\r\n", u64::MAX);
     let status = "HTTP/1.1 429 Slow\r\nRetry-After: 3\r\nContent-Length: 4\r\n\r\nslow".to_owned();
     let huge = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {0}\r\n\r\n{1}",
@@ -155,6 +156,7 @@ async fn whatever_comes_in_place_of_an_answer_is_an_error() {
         "x".repeat(64 << 10)
     );
     let answers = vec![
+        long,
         status,
         ok("", "{\"half\":"),
         "not HTTP at all\r\n\r\n".into(),
@@ -164,6 +166,7 @@ async fn whatever_comes_in_place_of_an_answer_is_an_error() {
     let double = Double::start(answers).await;
     let client = double.client();
     let ask = || async { client.instances("users", &Selection::default(), None).await.unwrap_err() };
+    assert_eq!(ask().await.retry_after(), Some(Duration::from_secs(60)), "no longer than a minute");
     let error = ask().await;
     assert_eq!((error.status(), error.retry_after()), (Some(429), Some(Duration::from_secs(3))));
     assert_eq!(error.to_string(), "status 429: slow");
@@ -247,6 +250,19 @@ async fn what_is_registered_is_written_as_consul_reads_it() {
     assert_eq!((&body(1)["Locality"]["Zone"], &body(1)["Name"]), (&"eu-1a".into(), &"users".into()));
     assert!(asked[2].starts_with("PUT /v1/agent/check/update/users-1:ttl"), "{}", asked[2]);
     assert_eq!((&body(2)["Status"], &body(2)["Output"]), (&"passing".into(), &"fine".into()));
+}
+
+#[tokio::test]
+async fn a_port_that_cannot_be_spoils_no_other_entry() {
+    let services = r#"{"a":{"ID":"a","Service":"a","Port":70000},"b":{"ID":"b","Service":"b","Port":-1},
+        "c":{"ID":"c","Service":"c","Port":80}}"#;
+    let found = ENTRIES.replace("8080", "70000");
+    let double = Double::start(vec![ok("", services), ok("", &found)]).await;
+    let client = double.client();
+    let services = client.services().await.unwrap().value;
+    assert_eq!(services.values().map(|one| one.port).collect::<Vec<_>>(), [0, 0, 80]);
+    let found = client.instances("users", &Selection::default(), None).await.unwrap().value;
+    assert_eq!((found.len(), found[0].port), (3, 0));
 }
 
 #[tokio::test]

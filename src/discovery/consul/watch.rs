@@ -15,8 +15,6 @@ use crate::discovery::source::{Outlet, jittered};
 
 /// After a failure: the first pause and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
-/// A `Retry-After` is obeyed up to this.
-const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// How often a pause looks whether the token is another one.
 const LOOK: Duration = Duration::from_millis(250);
 /// So many good answers in a row make room for one more question at one time.
@@ -158,7 +156,7 @@ impl<'a> Known<'a> {
         self.failed = Some(Instant::now());
         let pause = PAUSE.0 * (1 << (self.failures - 1).min(8));
         let pause = jittered(jittered(pause.min(PAUSE.1)));
-        let pause = pause.max(error.retry_after().unwrap_or_default().min(RETRY_AFTER));
+        let pause = pause.max(error.retry_after().unwrap_or_default());
         if !outlet.tell(Answer::failed(error)).await {
             return false;
         }

@@ -121,7 +121,10 @@ impl Kubernetes {
             let known = (service.borrow_and_update().clone(), slices.borrow_and_update().clone());
             let mut again = None;
             if let Some(told) = self.answer(&known.0, &known.1, &asked).await {
-                led.to(&told.cluster_addresses);
+                // A server that fails takes no address back.
+                if !matches!(told.answer, Answer::Failed(_)) {
+                    led.to(&told.cluster_addresses);
+                }
                 if told.complaint != said {
                     if let Some(complaint) = &told.complaint {
                         tracing::warn!(%name, namespace = %asked.namespace, service = %asked.service, "{complaint}");

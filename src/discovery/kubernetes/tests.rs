@@ -169,6 +169,8 @@ async fn a_server_that_fails_changes_nothing_and_is_not_stormed() {
         assert!(asked.len() <= 12, "{mood:?}: {asked:?}");
         assert_eq!(short(&users.borrow()), "kubernetes 10.1.0.1:8080", "{mood:?}");
         assert!(!users.has_changed().unwrap(), "{mood:?}");
+        let at = running.directory.at("10.96.0.7:80".parse().unwrap());
+        assert_eq!(at, Some(UpstreamName::new("users")), "{mood:?}: kube-proxy's address");
     }
     double.mood(Mood::Fine);
     double.put(SLICES, "users-a", Some(slice("users-a", &["10.1.0.5"])));

@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_secs(15);
 const REFRESH: Duration = Duration::from_secs(300);
 /// After a failure: the first pause and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// The longest pause where the check is told by us, and the agent does not answer.
+const RESTARTS: Duration = Duration::from_secs(1);
 /// How often a failure that lasts is told.
 const REPORT: Duration = Duration::from_secs(60);
 
@@ -90,6 +92,8 @@ struct Keeper {
     /// The entry as Consul was last given it.
     held: Option<Held>,
     times: Times,
+    /// Entering has failed, and was not made good yet.
+    owed: bool,
     failures: u32,
     /// When a failure was told last.
     told: Option<Instant>,
@@ -103,6 +107,8 @@ struct Held {
     id: String,
     /// Entries of the same agent that are the service itself.
     plain: Vec<String>,
+    /// It stays critical: its check is told by us, whatever the agent asked before.
+    hidden: bool,
 }
 
 /// When something is to be done next.
@@ -126,6 +132,7 @@ impl Keeper {
             gauge,
             held: None,
             times,
+            owed: false,
             failures: 0,
             told: None,
             token: None,
@@ -168,6 +175,7 @@ impl Keeper {
             }
             let now = model.borrow_and_update().clone();
             match self.step(&now, &how).await {
+                Ok(()) if self.owed => {}
                 Ok(()) => self.well(),
                 Err(error) => self.failed(&error),
             }
@@ -179,7 +187,15 @@ impl Keeper {
         let now = Instant::now();
         match how {
             State::Leaving | State::Gone => self.leave(model).await,
-            _ if self.held.is_none() || self.times.enter <= now => self.enter(model, how).await,
+            _ if self.held.is_none() || self.times.enter <= now => {
+                let entered = self.enter(model, how).await;
+                self.owed = entered.is_err();
+                // What stands there must not die of it.
+                if entered.is_err() && self.held.is_some() && self.times.tell <= Instant::now() {
+                    self.tell(how).await?;
+                }
+                entered
+            }
             _ if self.times.tell <= now => self.tell(how).await,
             _ => self.look(model).await,
         }
@@ -205,12 +221,12 @@ impl Keeper {
             let address = if entry.address.is_empty() { "the node's" } else { &entry.address };
             tracing::info!(id = entry.id, address, port = entry.port, "registered with Consul");
         }
-        if let Some(old) = self.held.take().filter(|old| old.id != entry.id) {
-            self.client.deregister(&old.id).await?;
-        }
-        self.held = Some(Held { id: entry.id, plain });
         let now = Instant::now();
         self.times = Times { enter: now + jittered(REFRESH), tell: now, look: now + jittered(LOOK) };
+        let old = self.held.replace(Held { id: entry.id.clone(), plain, hidden: false });
+        if let Some(old) = old.filter(|old| old.id != entry.id) {
+            self.client.deregister(&old.id).await?;
+        }
         Ok(())
     }
 
@@ -223,7 +239,7 @@ impl Keeper {
                 Ok((place, entry::plain(model, place, &all.value).await))
             }
             // A token may be allowed to register, and not to look.
-            Err(error) if error.status().is_some() => Ok((place, Vec::new())),
+            Err(error) if error.answered() => Ok((place, Vec::new())),
             Err(error) => Err(error),
         }
     }
@@ -259,7 +275,7 @@ impl Keeper {
         self.times.look = Instant::now() + jittered(LOOK);
         let place = entry::place(&self.wanted.options.address).await.map_err(Error::Connection)?;
         let all = match self.client.services().await {
-            Err(error) if error.status().is_some() => return Ok(()),
+            Err(error) if error.answered() => return Ok(()),
             all => all?,
         };
         let plain = entry::plain(model, place, &all.value).await;
@@ -276,7 +292,7 @@ impl Keeper {
     /// see it in the list either.
     async fn has_lost(&self, id: &str) -> Result<bool, Error> {
         match self.client.service(id).await {
-            Err(error) if error.status().is_some() => Ok(false),
+            Err(error) if error.answered() => Ok(false),
             found => Ok(found?.is_none()),
         }
     }
@@ -289,13 +305,24 @@ impl Keeper {
         if held.plain.is_empty() {
             return self.take_out().await;
         }
+        let asked = !held.hidden && !matches!(self.wanted.register.check, Check::Ttl(_));
         let place = entry::place(&self.wanted.options.address).await.map_err(Error::Connection)?;
         let why = "the service is being drained";
         if let Some(entry) = self.entry(model, place, &held.plain.clone(), Status::Critical) {
             let check = entry::check_id(&entry.id);
             let mut entry = entry::hidden(entry, why);
             entry.locality = None;
+            // A check of the same id that we tell would not stop the agent from asking.
+            if asked {
+                match self.client.deregister_check(&check).await {
+                    Err(error) if !matches!(error.status(), Some(404 | 500)) => return Err(error),
+                    _ => {}
+                }
+            }
             self.client.register(&entry).await?;
+            if let Some(held) = &mut self.held {
+                held.hidden = true;
+            }
             self.client.update_check(&check, Status::Critical, why).await?;
         }
         let now = Instant::now();
@@ -343,8 +370,17 @@ impl Keeper {
     /// lost the entry.
     fn failed(&mut self, error: &Error) {
         self.gauge.set(0.0);
-        let longest = PAUSE.0 * 2_u32.pow(self.failures.min(10));
-        let pause = jittered(longest.min(PAUSE.1)).max(error.retry_after().unwrap_or_default());
+        let third = match self.wanted.register.check {
+            Check::Ttl(ttl) => Some(ttl / 3),
+            Check::Http | Check::Grpc => None,
+        };
+        // Its agent starts again, and takes the entry for sick until it is told.
+        let longest = match third {
+            Some(third) if !error.answered() => third.min(RESTARTS),
+            _ => PAUSE.1,
+        };
+        let pause = jittered(longest.min(PAUSE.0 * 2_u32.pow(self.failures.min(10))));
+        let pause = pause.max(error.retry_after().unwrap_or_default());
         self.failures += 1;
         let now = Instant::now();
         if self.told.is_none_or(|told| now - told >= REPORT) {
@@ -354,7 +390,10 @@ impl Keeper {
         let at = now + pause;
         let Times { enter, tell, look } = &mut self.times;
         *enter = if error.status().is_some() { at } else { at.max(*enter) };
-        *tell = at.max(*tell);
+        *tell = match third.filter(|_| self.held.is_some()) {
+            Some(third) => (now + pause.min(jittered(third))).max(*tell),
+            None => at.max(*tell),
+        };
         *look = at.max(*look);
     }
 }
@@ -365,5 +404,43 @@ fn told(how: &State) -> (Status, String) {
         State::Well => (Status::Passing, "the service is healthy".to_owned()),
         State::Sick(why) => (Status::Critical, why.to_string()),
         State::Leaving | State::Gone => (Status::Critical, "the service is being drained".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(15);
+
+    /// One whose entry stands, after `error` has come ten times.
+    fn after(error: &Error) -> Times {
+        let wanted = Wanted {
+            options: Options::default(),
+            register: Register { check: Check::Ttl(TTL), ..Register::default() },
+        };
+        let client = Client::new(Options::default()).unwrap();
+        let mut keeper = Keeper::new(client, wanted, ([127, 0, 0, 1], 1).into(), Gauge::noop());
+        keeper.held = Some(Held { id: "a".into(), plain: Vec::new(), hidden: false });
+        for _ in 0..10 {
+            let now = Instant::now();
+            keeper.times = Times { enter: now, tell: now, look: now };
+            keeper.failed(error);
+        }
+        keeper.times
+    }
+
+    #[tokio::test]
+    async fn a_check_is_told_in_time_whatever_fails() {
+        let now = Instant::now();
+        let retry_after = Some(Duration::from_secs(60));
+        let busy = after(&Error::Status { code: 429, text: String::new(), retry_after });
+        assert!(busy.enter >= now + Duration::from_secs(60), "it asked to be left alone");
+        assert!(busy.tell <= Instant::now() + TTL / 3, "the entry would be critical");
+        let down = after(&Error::Connection("refused".into()));
+        let latest = down.enter.max(down.tell).max(down.look);
+        assert!(latest <= Instant::now() + RESTARTS, "its agent may start again at any time");
+        let odd = after(&Error::Malformed("odd".into()));
+        assert!(odd.look > now + TTL / 2, "an agent that answers is given its time");
     }
 }
