@@ -143,6 +143,11 @@ fn instances(form: &form::Consul, at: At<'_>, problems: &mut Problems) -> Consul
     if form.filter.as_ref().is_some_and(|filter| filter.0.len() > FILTER) {
         problems.push(at.key("filter").problem(format!("a filter has at most {FILTER} bytes")));
     }
+    if form.filter.is_some() && form.queries.as_ref().is_some_and(|queries| !queries.is_empty()) {
+        let message = "Consul does not apply `filter` to what `queries` run";
+        let help = "write the filter into the prepared query, or use `tags` and `metadata`";
+        problems.push(at.word("filter").problem(message).help(help));
+    }
     ConsulInstances {
         tags: form.tags.iter().flatten().map(|tag| tag.0.as_str().into()).collect(),
         metadata: form

@@ -79,20 +79,27 @@ impl Judge {
         }
         let named: HashSet<SocketAddr> = listed.all.iter().copied().collect();
         self.lost.retain(|address, _| !named.contains(address));
-        let mut count = 0;
-        if doubt.is_some() {
-            for address in self.held.keys().filter(|address| !named.contains(*address)) {
-                self.lost.entry(*address).or_insert_with(|| {
-                    count += 1;
-                    came.at + self.keep
-                });
-            }
-        }
+        let count = if doubt.is_some() { self.lose(came.at, &named) } else { 0 };
         let mut kept = std::mem::take(&mut self.held);
         kept.retain(|address, _| self.lost.contains_key(address));
         kept.extend(listed.used.iter().map(|endpoint| (endpoint.address, endpoint.clone())));
         self.held = kept;
         Judged { answer: self.answer(came.at), lost: doubt.filter(|_| count > 0).map(|why| (count, why)) }
+    }
+
+    /// There is no answer at all any more, as `why` says: all that is in force is lost.
+    pub(super) fn gone(&mut self, at: Instant, why: &'static str) -> Judged {
+        let count = self.lose(at, &HashSet::new());
+        Judged { answer: self.answer(at), lost: (count > 0).then_some((count, why)) }
+    }
+
+    /// What is in force and not `named` is lost. Returns how many just now.
+    fn lose(&mut self, at: Instant, named: &HashSet<SocketAddr>) -> usize {
+        let before = self.lost.len();
+        for address in self.held.keys().filter(|address| !named.contains(*address)) {
+            self.lost.entry(*address).or_insert(at + self.keep);
+        }
+        self.lost.len() - before
     }
 
     /// What is in force at `now`: what was lost for long enough is given up.

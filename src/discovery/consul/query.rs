@@ -8,7 +8,6 @@ use super::Consul;
 use super::watch::Known;
 use crate::base::UpstreamName;
 use crate::clients::consul::Client;
-use crate::discovery::answer::Answer;
 use crate::discovery::source::{Outlet, jittered};
 
 impl Consul {
@@ -21,7 +20,7 @@ impl Consul {
             drop(place);
             let listening = match asked {
                 Ok(said) => known.heard(said.map(|found| found.instances), true, outlet).await,
-                Err(error) if error.status() == Some(404) => outlet.tell(Answer::Unknown).await,
+                Err(error) if error.status() == Some(404) => known.gone("its query is gone", outlet).await,
                 Err(error) => known.failed(&error, outlet).await,
             };
             if !listening {

@@ -410,17 +410,22 @@ async fn a_prepared_query_is_run_again_and_again() {
     let agent = Agent::start().await;
     let found =
         |all: &[(u16, &str)]| json!({"Service": "users", "Datacenter": "dc1", "Nodes": instances(all)});
-    agent.say(100, found(&[(1, "passing")]));
-    let mut consul = model::Consul { query_interval: Duration::from_millis(200), ..agent.model() };
+    let gone = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+    agent.instead(gone);
+    let keep_lost = SECOND * 2;
+    let mut consul = model::Consul { query_interval: SECOND / 5, keep_lost, ..agent.model() };
     consul.queries.insert(UpstreamName::new("users"), "near-users".into());
     let mut asked = ask(consul, "users:8080", &[]);
-    assert_eq!(asked.next().await, "10.0.0.1:1");
-    agent.say(100, found(&[(1, "passing"), (2, "passing")]));
-    asked.until(BOTH).await;
+    assert_eq!(asked.next().await, "Unknown");
+    agent.say(100, found(&[(1, "passing")]));
+    asked.until("10.0.0.1:1").await;
     agent.say(100, found(&[]));
     asked.until("Empty").await;
-    agent.instead("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
-    asked.until("Unknown").await;
+    agent.say(100, found(&[(1, "passing"), (2, "passing")]));
+    asked.until(BOTH).await;
+    agent.instead(gone);
+    asked.only(SECOND, BOTH).await;
+    asked.until("Empty").await;
     assert!(agent.seen.lock().unwrap().asked[0].0.starts_with("GET /v1/query/near-users/execute HTTP"));
 }
 

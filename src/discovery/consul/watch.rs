@@ -141,7 +141,19 @@ impl<'a> Known<'a> {
             exists,
         };
         let listed = self.source.chosen.endpoints(self.name, said.value, &mut self.hosts).await;
-        let Judged { answer, lost } = self.judge.take(came, &listed);
+        let judged = self.judge.take(came, &listed);
+        self.tell(judged, outlet).await
+    }
+
+    /// Consul no longer has what is asked, as `why` says. Returns whether anybody
+    /// listens.
+    pub(super) async fn gone(&mut self, why: &'static str, outlet: &Outlet) -> bool {
+        let judged = self.judge.gone(Instant::now(), why);
+        self.tell(judged, outlet).await
+    }
+
+    async fn tell(&self, judged: Judged, outlet: &Outlet) -> bool {
+        let Judged { answer, lost } = judged;
         if let Some((count, why)) = lost {
             let kept = crate::config::units::show(self.source.made_of.keep_lost);
             tracing::warn!(name = %self.name, count, why, "Consul no longer names endpoints, which are kept for {kept}");
