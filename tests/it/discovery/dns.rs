@@ -122,6 +122,8 @@ fn an_answer_that_names_nothing_is_believed_in_the_end() {
     dns.addresses(NAME, 0, &ips(&["127.0.0.2"]));
     let front = front(&dns, |dns| dns.when_empty = WhenEmpty::Keep(Duration::from_secs(2)));
     assert_eq!(get(front.at.outbound, host, "/").status, 200);
+    let mut at_hand = Client::connect(front.at.outbound);
+    at_hand.send(format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 4\r\n\r\nab"));
     dns.mood(Mood::NoSuchName);
     let gone = Instant::now();
     until("calls are refused", || {
@@ -130,6 +132,9 @@ fn an_answer_that_names_nothing_is_believed_in_the_end() {
     });
     let kept = gone.elapsed();
     assert!(kept > Duration::from_millis(1900) && kept < Duration::from_secs(4), "{kept:?}");
+    at_hand.send("cd");
+    assert_eq!(at_hand.read("POST").status, 200, "what is at hand ends well");
+    front.metric_is("pillion_endpoints_in_use", &[("upstream", host)], 0.0);
     dns.mood(Mood::Honest);
     until("it is found again", || get(front.at.outbound, host, "/").status == 200);
     drop(servers);
