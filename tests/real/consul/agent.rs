@@ -1,6 +1,7 @@
 //! Real Consul agents, alone and in clusters, each on free ports of 127.0.0.1.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -106,7 +107,7 @@ impl Agent {
     /// Whether it knows a leader.
     pub fn has_leader(&self) -> bool {
         let answer = self.try_call("GET", "/v1/status/leader", "");
-        answer.is_some_and(|answer| answer.status == 200 && answer.text().contains(':'))
+        answer.is_ok_and(|answer| answer.status == 200 && answer.text().contains(':'))
     }
 
     /// Waits until it knows a leader and answers from it.
@@ -132,16 +133,16 @@ impl Agent {
     /// One call of its API with its token.
     #[track_caller]
     pub fn call(&self, method: &str, path: &str, body: &str) -> Response {
-        self.try_call(method, path, body).expect("Consul answers")
+        self.try_call(method, path, body).unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// The same by somebody with this token.
     #[track_caller]
     pub fn call_as(&self, token: &str, method: &str, path: &str, body: &str) -> Response {
-        call(self.at, Some(token), method, path, body).expect("Consul answers")
+        call(self.at, Some(token), method, path, body).unwrap_or_else(|why| panic!("{why}"))
     }
 
-    fn try_call(&self, method: &str, path: &str, body: &str) -> Option<Response> {
+    fn try_call(&self, method: &str, path: &str, body: &str) -> Result<Response, String> {
         call(self.at, self.token.as_deref(), method, path, body)
     }
 
@@ -208,12 +209,22 @@ fn address(entry: &Value) -> String {
     format!("{}:{}", service["Address"].as_str().unwrap(), service["Port"])
 }
 
-fn call(at: SocketAddr, token: Option<&str>, method: &str, path: &str, body: &str) -> Option<Response> {
+fn call(
+    at: SocketAddr,
+    token: Option<&str>,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<Response, String> {
     let token = token.map(|token| format!("X-Consul-Token: {token}\r\n")).unwrap_or_default();
     let head =
         format!("{method} {path} HTTP/1.1\r\nHost: {at}\r\n{token}Content-Length: {}\r\n\r\n", body.len());
-    let stream = std::net::TcpStream::connect(at).ok()?;
+    let begun = Instant::now();
+    let failed = |what: &dyn std::fmt::Debug| {
+        format!("{method} {path} of {at} failed after {:?}: {what:?}", begun.elapsed())
+    };
+    let stream = std::net::TcpStream::connect(at).map_err(|error| failed(&error))?;
     let mut client = Client::over(stream);
-    client.try_send(head + body).ok()?;
-    client.try_read(method).ok()
+    client.try_send(head + body).map_err(|error| failed(&error))?;
+    client.try_read(method).map_err(|error| failed(&error))
 }
