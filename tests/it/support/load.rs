@@ -3,9 +3,10 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -28,6 +29,8 @@ pub struct Load {
 #[derive(Default)]
 struct Shared {
     over: AtomicBool,
+    /// Microseconds between two calls of a caller.
+    pause: AtomicU64,
     answered: AtomicUsize,
     /// Connections made after a first one.
     again: AtomicUsize,
@@ -64,6 +67,15 @@ impl Load {
                 runtime.block_on(call_http2(caller, address, host, &shared));
             }));
         }
+        self
+    }
+
+    /// From now on every caller over HTTP/1 rests so long between two calls: the
+    /// machine has something else to do.
+    #[allow(dead_code, reason = "the tests with real servers use it")]
+    pub fn resting(self, pause: Duration) -> Self {
+        let micros = u64::try_from(pause.as_micros()).unwrap();
+        self.shared.pause.store(micros, Ordering::SeqCst);
         self
     }
 
@@ -125,6 +137,10 @@ fn call_http1(caller: usize, address: SocketAddr, host: &str, shared: &Shared) {
     for number in 0.. {
         if shared.is_over() {
             return;
+        }
+        match shared.pause.load(Ordering::SeqCst) {
+            0 => {}
+            micros => std::thread::sleep(Duration::from_micros(micros)),
         }
         let mut now = match client.take() {
             Some(client) => client,

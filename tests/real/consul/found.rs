@@ -14,6 +14,8 @@ use crate::support::sidecar::Setup;
 use crate::support::{Recorder, Sidecar, get, sidecar, until};
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Between two calls: Consul needs the processor too.
+const REST: Duration = Duration::from_millis(3);
 
 /// A caller's sidecar that asks `agent`.
 #[track_caller]
@@ -70,7 +72,7 @@ fn changes_are_followed_within_a_second() {
     let [one, two] = backends();
     register(&agent, one.address());
     let front = front(&agent, |_| {});
-    let load = Load::new().http1(3, front.at.outbound, "users").running();
+    let load = Load::new().resting(REST).http1(3, front.at.outbound, "users").running();
     until_known(&front, 1);
     for _ in 0..3 {
         register(&agent, two.address());
@@ -116,7 +118,7 @@ fn an_agent_that_has_forgotten_everything_evicts_nobody() {
     (0..100).for_each(|number| _ = agent.put(&format!("/v1/kv/{number}"), ""));
     both.iter().for_each(|at| register(&agent, *at));
     let front = front(&agent, |_| {});
-    let load = Load::new().http1(3, front.at.outbound, "users").running();
+    let load = Load::new().resting(REST).http1(3, front.at.outbound, "users").running();
     until_known(&front, 2);
     for _ in 0..2 {
         agent.kill();
@@ -161,7 +163,7 @@ fn a_token_that_is_revoked_and_replaced_costs_nothing() {
         consul.token = ConsulToken::File(file.clone());
         consul.wait = SECOND * 2;
     });
-    let load = Load::new().http1(3, front.at.outbound, "users").running();
+    let load = Load::new().resting(REST).http1(3, front.at.outbound, "users").running();
     until_known(&front, 1);
     agent.revoke(&name);
     until("the token is refused", || {
@@ -190,7 +192,7 @@ fn to_become_nobody_by_a_reload_evicts_nothing() {
     let setup = setup(&agent, |consul| consul.token = ConsulToken::Text(agent::TOKEN.into()));
     let mut model = setup.finished_model();
     let front = setup.options(|options| options.reloads = Some(reloads)).start();
-    let load = Load::new().http1(3, front.at.outbound, "users").running();
+    let load = Load::new().resting(REST).http1(3, front.at.outbound, "users").running();
     until_known(&front, 2);
     let Source::Consul(consul) = &mut model.discovery[0] else { panic!() };
     consul.token = ConsulToken::None;
@@ -209,7 +211,7 @@ fn a_cluster_without_a_leader_and_without_servers_harms_nobody() {
     let [one, two] = backends();
     register(&client, one.address());
     let front = front(&client, |_| {});
-    let load = Load::new().http1(3, front.at.outbound, "users").running();
+    let load = Load::new().resting(REST).http1(3, front.at.outbound, "users").running();
     until_known(&front, 1);
     let found = client.get("/v1/operator/raft/configuration")["Servers"].clone();
     let led = found.as_array().unwrap().iter().find(|server| server["Leader"] == true).unwrap();
