@@ -1,7 +1,9 @@
 //! Two sidecars between a client and a real server, as processes, from files.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,9 +23,13 @@ pub struct Chain {
 /// Ends what waits for it, also when the work before has failed.
 struct Over<'a>(&'a AtomicBool);
 
-/// A port that nothing listens on just now, below those of outgoing connections.
+/// A port that nothing listens on just now, below those of outgoing connections;
+/// nobody gets one twice.
 pub fn free_port() -> u16 {
-    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let free = |port: &u16| {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok() && GIVEN.lock().unwrap().insert(*port)
+    };
     std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).find(free).expect("a free port")
 }
 
