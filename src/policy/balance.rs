@@ -8,7 +8,7 @@ const DECAY: Duration = Duration::from_secs(10);
 const FADE: Duration = Duration::from_secs(4);
 /// An average of which something was heard within this time stands as it is.
 const FRESH: Duration = Duration::from_secs(1);
-/// What an endpoint is thought to take before it has answered.
+/// What an endpoint is thought to take that has a first call at hand.
 const UNKNOWN: Duration = Duration::from_millis(1);
 /// Places on the ring for each unit of weight, while the ring stays small.
 const PLACES: u64 = 100;
@@ -51,8 +51,13 @@ impl PeakEwma {
 
     /// What one more request would cost: the average times the requests at
     /// hand, over the weight. An average of which nothing was heard for a while
-    /// fades, so that an endpoint that was slow is tried again.
+    /// fades, so that an endpoint that was slow is tried again. One that was
+    /// never asked costs nothing: else quick ones would keep calls from it, as
+    /// long as there are few at one time.
     pub fn load(&self, now: Instant, active: u32, weight: u32) -> f64 {
+        if self.since.is_none() && active == 0 {
+            return 0.0;
+        }
         let quiet = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let fades = if quiet < FRESH { 1.0 } else { (-quiet.as_secs_f64() / FADE.as_secs_f64()).exp() };
         self.nanos * fades * f64::from(active + 1) / f64::from(weight.max(1))
@@ -234,6 +239,16 @@ mod tests {
         assert!(ewma.load(now, 1, 1) > 1.9 * ewma.load(now, 0, 1));
         assert!(ewma.load(now, 1, 2) < 1.01 * ewma.load(now, 0, 1));
         assert!(ewma.load(now + Duration::from_secs(60), 0, 1) < 0.01 * ewma.load(now, 0, 1), "it fades");
+    }
+
+    #[test]
+    fn an_endpoint_that_was_never_asked_is_asked_next_and_once() {
+        let now = Instant::now();
+        let mut quick = PeakEwma::default();
+        quick.observe(now, Duration::from_micros(100));
+        let fresh = PeakEwma::default();
+        assert!(fresh.load(now, 0, 1) < quick.load(now, 0, 1));
+        assert!(fresh.load(now, 1, 1) > quick.load(now, 5, 1), "it has not answered yet");
     }
 
     #[test]

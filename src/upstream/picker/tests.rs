@@ -104,6 +104,9 @@ fn what_was_tried_or_is_away_is_passed_over_in_every_way() {
             assert_eq!(pick(&[0, 1, 2].map(|port| pool.endpoint(port)), now), None);
         }
         let later = now + Duration::from_secs(60);
+        for port in [1, 2] {
+            pool.endpoint(port).begin(later - Duration::from_millis(1)).answered(later, Class::Good);
+        }
         assert!(pool.shares(&balance, later)[0] > 0.1, "{balance:?}: comes back");
         assert!(Pool::of(0).picker.pick(&balance, None, &[], now, &mut random).is_none());
     }
