@@ -18,6 +18,8 @@ struct Shared {
     count: Cell<u64>,
     /// A pause is no failure any more.
     forever: Cell<bool>,
+    /// Whoever reads the body waits for the caller.
+    awaited: Cell<bool>,
 }
 
 /// Fails a body that pauses for too long.
@@ -33,6 +35,12 @@ impl Moved {
     /// Parts so far.
     pub fn count(&self) -> u64 {
         self.0.count.get()
+    }
+
+    /// Whether the caller's next part is waited for: then it is not the service
+    /// that keeps the call from going on.
+    pub fn is_awaited(&self) -> bool {
+        self.0.awaited.get()
     }
 
     /// A pause is no failure any more: both sides may take turns for as long as
@@ -56,11 +64,13 @@ impl Pace {
     /// A part has come.
     pub fn moved(&mut self) {
         self.timer = None;
+        self.moved.0.awaited.set(false);
         self.moved.0.count.set(self.moved.0.count.get() + 1);
     }
 
     /// Ready with the error when the pause is too long. Asked while nothing comes.
     pub fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
+        self.moved.0.awaited.set(true);
         let Some(limit) = self.limit.filter(|_| !self.moved.0.forever.get()) else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| self.timers.at(Instant::now() + limit));
         ready!(timer.poll_fired(cx));

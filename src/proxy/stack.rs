@@ -138,9 +138,10 @@ impl Call {
     }
 
     /// The wait for an answer was given up for `error`: if that is the fault of
-    /// an endpoint, it counts as one.
+    /// an endpoint, and not of a caller who is slow to send, it counts as one.
     pub fn gave_up(&self, error: &ProxyError) {
-        let callers = self.bounds.caller && error.reason == Reason::Timeout;
+        let callers = (self.bounds.caller && error.reason == Reason::Timeout)
+            || self.moved.as_ref().is_some_and(Moved::is_awaited);
         let at = self.at.take();
         if let Some(endpoint) = at.filter(|_| !callers && Outcome::Failed(error).class() == Class::Silent) {
             endpoint.was_silent();

@@ -1,8 +1,8 @@
 //! Endpoints to which calls fail.
 
-use pillion::config::model::{Ejection, Fitness};
+use pillion::config::model::{Ejection, Fitness, Timeout};
 
-use super::faulty::{Faulty, Mood, before, call, quick, state};
+use super::faulty::{Faulty, Mood, PATIENT, before, call, quick, state};
 use crate::support::{Deaf, beside_others, until};
 
 fn fitness() -> Fitness {
@@ -112,4 +112,23 @@ fn the_callers_own_impatience_ejects_nobody() {
         until("the call has come", || servers.iter().any(|server| server.take() > 0));
     }
     assert_eq!(sidecar.metrics().get("pillion_ejections_total", &[]), 0.0);
+}
+
+#[test]
+fn callers_who_are_slow_to_send_eject_nobody() {
+    let _turn = beside_others();
+    let servers: Vec<_> = (0..2).map(|_| Faulty::start()).collect();
+    let sidecar = before(&servers, fitness())
+        .with(|model| {
+            let users = model.upstreams.values_mut();
+            users.for_each(|block| block.policy.timeout = Timeout::Whole(PATIENT));
+        })
+        .start();
+    for _ in 0..12 {
+        let mut caller = crate::support::Client::connect(sidecar.at.outbound);
+        caller.send("PUT /call HTTP/1.1\r\nHost: users\r\nContent-Length: 10\r\n\r\nhalf ");
+        assert_eq!(caller.read("PUT").status, 504, "its time is over");
+    }
+    assert_eq!(sidecar.metrics().get("pillion_ejections_total", &[]), 0.0);
+    assert_eq!(call(sidecar.at.outbound, 10), [(200, 10)].into());
 }
