@@ -7,8 +7,11 @@ source scripts/lib.sh
 
 tests/parts/consul/from-source
 # One at a time: it takes more of the processor, and each is held to a second.
-PILLION_TEST_CONSUL=1.20.6 cargo test --locked --test real consul -- --test-threads=1
+# Its servers are away for 2 minutes.
+PILLION_TEST_CONSUL=1.20.6 PILLION_TEST_OUTAGE=120 cargo test --locked --test real consul -- --test-threads=1
 
 # What `make test` does in small: 500 services of 20 instances.
-PILLION_TEST_CONSUL=1.8.7 PILLION_TEST_CONSUL_SERVICES=500 PILLION_TEST_CONSUL_SECONDS=60 \
-    cargo test --locked --test real -- --nocapture consul::many
+for version in 1.8.7 1.20.6; do
+    PILLION_TEST_CONSUL=$version PILLION_TEST_CONSUL_SERVICES=500 PILLION_TEST_CONSUL_SECONDS=30 \
+        cargo test --locked --test real -- --nocapture consul::many
+done
