@@ -5,6 +5,7 @@
 //! The file's own shape is in `form.rs`; the way from there to here is
 //! `resolve.rs`. Where each value was written stands in [`Model::sources`].
 
+mod breaker;
 mod consul;
 mod fitness;
 mod json;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use http::Method;
 use http::header::HeaderName;
 
+pub use self::breaker::{CircuitBreaker, Fallback, Mode, Rules, Scope, Style};
 pub use self::consul::{Consistency, Consul, ConsulInstances, ConsulTls, ConsulToken};
 pub use self::fitness::{Ejection, Fitness, HealthCheck, Question, SuccessRate};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};

@@ -2,6 +2,7 @@
 //! time and a random generator from their caller.
 
 pub mod balance;
+pub mod breaker;
 pub mod ejection;
 pub mod fleet;
 pub mod locality;
