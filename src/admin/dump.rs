@@ -3,6 +3,8 @@
 //! Values are named one by one: what is not named here is not shown, so that a
 //! secret that the model comes to hold does not leak by itself.
 
+mod policy;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,13 +12,13 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
+pub use self::policy::policy;
 use super::AdminState;
-use crate::base::{Origin, ProxyProtocol};
+use crate::base::{Origin, ProxyProtocol, UpstreamName};
 use crate::config::Model;
 use crate::config::model::{
-    Balance, Check, Consul, ConsulToken, Fitness, HashOn, HealthQuestion, Json, Pattern, Propagator,
-    Question, Reach, Register, Retry, RetryOn, Route, RoutePolicy, Segment, Source, StaticEndpoint, Timeout,
-    ValueMatch, WhenEmpty,
+    Check, Consul, ConsulToken, Fitness, HealthQuestion, Pattern, Propagator, Question, Reach, Register,
+    Route, Segment, Source, StaticEndpoint, ValueMatch, WhenEmpty,
 };
 
 pub(super) async fn config_dump(State(state): State<AdminState>) -> impl IntoResponse {
@@ -26,30 +28,36 @@ pub(super) async fn config_dump(State(state): State<AdminState>) -> impl IntoRes
 /// Values under the keys of the files, `{"value": …, "origin": …}` each.
 struct Values<'a> {
     sources: &'a BTreeMap<String, Origin>,
-    /// Put before each key when its origin is looked up.
-    prefix: String,
+    /// Put before each key when its origin is looked up: the first under which
+    /// it was written counts.
+    prefixes: Vec<String>,
     shown: Map<String, Value>,
 }
 
 impl<'a> Values<'a> {
     fn new(model: &'a Model, prefix: &str) -> Self {
-        Self { sources: &model.sources, prefix: prefix.to_owned(), shown: Map::new() }
+        Self::within(model, &[prefix])
+    }
+
+    fn within(model: &'a Model, prefixes: &[&str]) -> Self {
+        let prefixes = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
+        Self { sources: &model.sources, prefixes, shown: Map::new() }
     }
 
     fn put(&mut self, key: &str, value: impl Into<Value>) {
-        let path = format!("{}{key}", self.prefix);
-        let origin = origin(self.sources, &path);
+        let mut places = self.prefixes.iter().map(|prefix| origin(self.sources, &format!("{prefix}{key}")));
+        let origin = places.find_map(|place| place).unwrap_or_else(|| "default".to_owned());
         self.shown.insert(key.to_owned(), json!({ "value": value.into(), "origin": origin }));
     }
 }
 
 /// The place of `path`, or of the nearest value that holds it: an entry of a
 /// list may have been written as one word.
-fn origin(sources: &BTreeMap<String, Origin>, path: &str) -> String {
+fn origin(sources: &BTreeMap<String, Origin>, path: &str) -> Option<String> {
     let within = sources.range(path.to_owned()..).next().filter(|(key, _)| {
         key.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     });
-    within.map_or_else(|| "default".to_owned(), |(_, origin)| origin.to_string())
+    within.map(|(_, origin)| origin.to_string())
 }
 
 pub(super) fn dump(model: &Model) -> Value {
@@ -63,8 +71,9 @@ pub(super) fn dump(model: &Model) -> Value {
         "service": model.service.name.as_str(),
         "values": values.shown,
         "discovery": discovery,
-        "defaults": policy(model, "defaults.", &model.defaults),
+        "defaults": policy(model, &["defaults."], &model.defaults),
         "upstreams": upstreams(model),
+        "inbound_defaults": inbound_policy(model),
         "inbound": routes(model, &model.inbound),
         "outbound": routes(model, &model.outbound),
     })
@@ -237,7 +246,7 @@ fn static_endpoint(endpoint: &StaticEndpoint) -> Value {
 }
 
 fn upstreams(model: &Model) -> Value {
-    let one = |(name, upstream): (&crate::base::UpstreamName, &crate::config::model::Upstream)| {
+    let one = |(name, upstream): (&UpstreamName, &crate::config::model::Upstream)| {
         let prefix = upstream.origin.as_ref().map_or(String::new(), |origin| entry_prefix(model, origin));
         let mut values = Values::new(model, &prefix);
         values.put("protocol", upstream.protocol.as_str());
@@ -250,7 +259,7 @@ fn upstreams(model: &Model) -> Value {
         values.put("connections.wait", connections.map(|connections| text(connections.wait)));
         fitness(&mut values, &upstream.fitness);
         let mut shown = values.shown;
-        shown.append(&mut policy(model, &prefix, &upstream.policy));
+        shown.append(&mut policy(model, &[&prefix], &upstream.policy));
         (
             name.to_string(),
             json!({ "origin": upstream.origin.as_ref().map(ToString::to_string), "values": shown }),
@@ -317,86 +326,67 @@ fn routes(model: &Model, routes: &[Route]) -> Value {
                 .map(|(name, value)| json!({ "name": name.as_ref(), "value": condition(value) }))
                 .collect::<Vec<_>>(),
             "origin": route.origin.to_string(),
-            "values": policy(model, &entry_prefix(model, &route.origin), &route.policy),
+            "values": route_policy(model, route),
         })
     };
     routes.iter().map(one).collect()
 }
+
+/// The policy of a route: what it does not say itself may be written in the
+/// entry without `route` of its upstream, or of `inbound`.
+pub fn route_policy(model: &Model, route: &Route) -> Map<String, Value> {
+    let shared = match &route.to {
+        Some(to) => model
+            .upstreams
+            .get(to)
+            .and_then(|upstream| upstream.origin.as_ref())
+            .map(|origin| entry_prefix(model, origin)),
+        None => inbound_prefix(model),
+    };
+    let own = entry_prefix(model, &route.origin);
+    let prefixes = [Some(&own), shared.as_ref()];
+    let prefixes: Vec<&str> = prefixes.into_iter().flatten().map(String::as_str).collect();
+    policy(model, &prefixes, &route.policy)
+}
+
+/// What applies to calls to the service that no route takes.
+pub fn inbound_policy(model: &Model) -> Map<String, Value> {
+    policy(model, &[inbound_prefix(model).as_deref().unwrap_or(NOWHERE)], &model.inbound_defaults)
+}
+
+/// The same for calls of the service to `to`.
+pub fn outbound_policy(model: &Model, to: &UpstreamName) -> Map<String, Value> {
+    let block = model.upstreams.get(to);
+    let origin = block.and_then(|block| block.origin.as_ref());
+    let prefix = origin.map_or_else(|| NOWHERE.to_owned(), |origin| entry_prefix(model, origin));
+    policy(model, &[&prefix], block.map_or(&model.defaults, |block| &block.policy))
+}
+
+/// The path of the entry of `inbound` without `route`, with a dot.
+fn inbound_prefix(model: &Model) -> Option<String> {
+    let entry = |path: &str| {
+        let list = path.find("inbound[").filter(|at| path[..*at].is_empty() || path[..*at].ends_with('#'))?;
+        Some(path[..=list + path[list..].find(']')?].to_owned())
+    };
+    let entries: std::collections::BTreeSet<_> =
+        model.sources.keys().filter_map(|path| entry(path)).collect();
+    let is_shared = |entry: &String| !model.sources.contains_key(&format!("{entry}.route"));
+    entries.into_iter().find(is_shared).map(|entry| format!("{entry}."))
+}
+
+/// A prefix that no path has: everything below it was left to its default.
+const NOWHERE: &str = "?.";
 
 /// The path of the entry that stands at `origin`, with a dot: `p.yaml#outbound[2].`.
 fn entry_prefix(model: &Model, origin: &Origin) -> String {
     let at = model.sources.iter().filter(|(_, place)| *place == origin);
     let entry =
         at.filter_map(|(path, _)| path.rfind(']').map(|end| &path[..=end])).min_by_key(|path| path.len());
-    // A prefix that no path has: everything below it was left to its default.
-    entry.map_or_else(|| "?.".to_owned(), |entry| format!("{entry}."))
-}
-
-fn policy(model: &Model, prefix: &str, policy: &RoutePolicy) -> Map<String, Value> {
-    let mut values = Values::new(model, prefix);
-    let (timeout, scope) = match policy.timeout {
-        Timeout::Head(time) => (time, "head of the answer"),
-        Timeout::Whole(time) => (time, "whole call"),
-    };
-    values.put("timeout", json!({ "time": text(timeout), "bounds": scope }));
-    values.put("idle_timeout", text(policy.idle_timeout));
-    values.put("tunnel_idle", text(policy.tunnel_idle));
-    values.put("connect_timeout", text(policy.connect_timeout));
-    values.put("balance", balance(&policy.balance));
-    values.put("grpc_web", policy.grpc_web);
-    values.put("json", policy.json.as_deref().map(json_calls));
-    match &policy.retry {
-        None => values.put("retry", Value::Null),
-        Some(retry) => put_retry(&mut values, retry),
-    }
-    values.shown
-}
-
-fn put_retry(values: &mut Values<'_>, retry: &Retry) {
-    values.put("retry.max", retry.max);
-    values.put("retry.per_try", retry.per_try.map(text));
-    values.put("retry.on", retry.on.iter().map(retry_on).collect::<Vec<_>>());
-    values.put("retry.backoff", format!("{}..{}", text(retry.backoff.0), text(retry.backoff.1)));
-    values.put("retry.budget", format!("{}%", retry.budget * 100.0));
-}
-
-fn retry_on(on: &RetryOn) -> String {
-    match on {
-        RetryOn::Connect => "connect".into(),
-        RetryOn::Reset => "reset".into(),
-        RetryOn::Refused => "refused".into(),
-        RetryOn::ServerError => "5xx".into(),
-        RetryOn::Gateway => "gateway".into(),
-        RetryOn::Timeout => "timeout".into(),
-        RetryOn::Status(status) => status.to_string(),
-    }
-}
-
-fn json_calls(json: &Json) -> Value {
-    json!({
-        "descriptor": &*json.file,
-        "services": json.services.iter().map(|name| &**name).collect::<Vec<_>>(),
-        "rules": json.bindings.len(),
-        "preserve_names": json.preserve_names,
-        "emit_defaults": json.emit_defaults,
-        "ignore_unknown": json.ignore_unknown,
-        "max_message": json.max_message,
-    })
-}
-
-fn balance(balance: &Balance) -> Value {
-    match balance {
-        Balance::Ewma => "ewma".into(),
-        Balance::LeastRequest => "least_request".into(),
-        Balance::RoundRobin => "round_robin".into(),
-        Balance::Hash(HashOn::Header(name)) => json!({ "hash": { "header": name.as_str() } }),
-        Balance::Hash(HashOn::Cookie(name)) => json!({ "hash": { "cookie": name.as_ref() } }),
-        Balance::Hash(HashOn::Source) => json!({ "hash": "source" }),
-    }
+    entry.map_or_else(|| NOWHERE.to_owned(), |entry| format!("{entry}."))
 }
 
 /// The route as a policy file writes it.
-fn pattern(pattern: &Pattern) -> String {
+pub fn pattern(pattern: &Pattern) -> String {
     if pattern.grpc {
         return format!("grpc {}", pattern.template.trim_start_matches('/'));
     }

@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::fmt;
 
+use http::header::HeaderName;
 use http::request;
 
-use crate::config::model::{Pattern, Segment};
+use crate::base::Authority;
+use crate::config::model::{Pattern, Segment, ValueMatch};
 
 /// The routes of one upstream, or of the service, from the most specific on.
 #[derive(Debug, Default)]
@@ -28,19 +31,84 @@ impl Matcher {
     /// it is for, in lower case and without a port.
     pub fn find(&self, head: &request::Parts, host: &str) -> Option<usize> {
         let path = head.uri.path();
-        self.routes.iter().find(|(pattern, _)| takes(pattern, head, path, host)).map(|(_, index)| *index)
+        self.routes
+            .iter()
+            .find(|(pattern, _)| miss(pattern, head, path, host).is_none())
+            .map(|(_, index)| *index)
+    }
+
+    /// All routes, from the most specific on, each with what keeps the request
+    /// from it, if anything does.
+    pub fn look<'a>(
+        &'a self,
+        head: &'a request::Parts,
+        host: &'a str,
+    ) -> impl Iterator<Item = (usize, Option<Miss<'a>>)> {
+        let path = head.uri.path();
+        self.routes.iter().map(move |(pattern, index)| (*index, miss(pattern, head, path, host)))
     }
 }
 
-fn takes(pattern: &Pattern, head: &request::Parts, path: &str, host: &str) -> bool {
-    (pattern.methods.is_empty() || pattern.methods.contains(&head.method))
-        && takes_path(&pattern.segments, path)
-        && pattern.host.as_deref().is_none_or(|wanted| takes_host(wanted, host))
-        && pattern
-            .headers
-            .iter()
-            .all(|(name, wanted)| wanted.takes(head.headers.get(name).map(http::HeaderValue::as_bytes)))
-        && (pattern.query.is_empty() || takes_query(pattern, head.uri.query().unwrap_or_default()))
+/// What of a route's conditions a request does not meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Miss<'a> {
+    /// Its method.
+    Method,
+    /// Its path.
+    Path,
+    /// The host that it is for.
+    Host,
+    /// This header.
+    Header(&'a HeaderName),
+    /// This parameter of the query.
+    Query(&'a str),
+}
+
+impl fmt::Display for Miss<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method => f.write_str("another method"),
+            Self::Path => f.write_str("another path"),
+            Self::Host => f.write_str("another host"),
+            Self::Header(name) => write!(f, "the header `{name}`"),
+            Self::Query(name) => write!(f, "the query parameter `{name}`"),
+        }
+    }
+}
+
+/// The upstream that an authority names. Where `named`, what policies name,
+/// holds only the host, the port makes no difference.
+pub fn upstream_of<'a>(authority: &'a Authority, named: impl Fn(&str) -> bool) -> Cow<'a, str> {
+    let host = authority.host();
+    match authority.port() {
+        None | Some(80) => host.into(),
+        Some(port) => {
+            let full = format!("{host}:{port}");
+            if !named(&full) && named(host) { host.into() } else { full.into() }
+        }
+    }
+}
+
+fn miss<'a>(pattern: &'a Pattern, head: &request::Parts, path: &str, host: &str) -> Option<Miss<'a>> {
+    if !pattern.methods.is_empty() && !pattern.methods.contains(&head.method) {
+        return Some(Miss::Method);
+    }
+    if !takes_path(&pattern.segments, path) {
+        return Some(Miss::Path);
+    }
+    if pattern.host.as_deref().is_some_and(|wanted| !takes_host(wanted, host)) {
+        return Some(Miss::Host);
+    }
+    let value = |name| head.headers.get(name).map(http::HeaderValue::as_bytes);
+    if let Some((name, _)) = pattern.headers.iter().find(|(name, wanted)| !wanted.takes(value(name))) {
+        return Some(Miss::Header(name));
+    }
+    let query = || head.uri.query().unwrap_or_default();
+    pattern
+        .query
+        .iter()
+        .find(|(name, wanted)| !takes_query(name, wanted, query()))
+        .map(|(name, _)| Miss::Query(name))
 }
 
 fn takes_path(segments: &[Segment], path: &str) -> bool {
@@ -75,14 +143,12 @@ fn takes_host(wanted: &str, host: &str) -> bool {
     }
 }
 
-fn takes_query(pattern: &Pattern, query: &str) -> bool {
-    pattern.query.iter().all(|(name, wanted)| {
-        let found = query.split('&').find_map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decoded(key).as_ref() == name.as_bytes()).then(|| decoded(value))
-        });
-        wanted.takes(found.as_deref())
-    })
+fn takes_query(name: &str, wanted: &ValueMatch, query: &str) -> bool {
+    let found = query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decoded(key).as_ref() == name.as_bytes()).then(|| decoded(value))
+    });
+    wanted.takes(found.as_deref())
 }
 
 /// Percent-escapes resolved (RFC 3986, section 2.1), so that a route can't be

@@ -17,7 +17,7 @@ use crate::base::{self, Authority, Origin, Protocol, ProxyError, Reason, Upstrea
 use crate::config::Model;
 use crate::config::model::{self, Limits, RoutePolicy};
 use crate::policy::retry::Budget;
-use crate::policy::routes::Matcher;
+use crate::policy::routes::{Matcher, upstream_of};
 use crate::policy::sni::Names;
 use crate::telemetry::record::{Direction, RouteMetrics};
 use crate::upstream::Upstream;
@@ -176,18 +176,9 @@ impl Router {
         }
     }
 
-    /// The upstream that an authority names. Where a policy names only the
-    /// host, the port makes no difference.
+    /// The upstream that an authority names.
     fn name_of<'a>(&self, authority: &'a Authority) -> Cow<'a, str> {
-        let host = authority.host();
-        match authority.port() {
-            None | Some(80) => host.into(),
-            Some(port) => {
-                let full = format!("{host}:{port}");
-                let only_host = !self.outbound.contains_key(&*full) && self.outbound.contains_key(host);
-                if only_host { host.into() } else { full.into() }
-            }
-        }
+        upstream_of(authority, |name| self.outbound.contains_key(name))
     }
 
     /// The route of a captured request whose authority no policy names: the

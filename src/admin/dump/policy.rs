@@ -1,0 +1,72 @@
+//! The policy of one route, as the files write it.
+
+use serde_json::{Map, Value, json};
+
+use super::{Values, text};
+use crate::config::Model;
+use crate::config::model::{Balance, HashOn, Json, Retry, RetryOn, RoutePolicy, Timeout};
+
+/// Each value of `policy`, with its place: that of the first of `prefixes` under
+/// which it was written.
+pub fn policy(model: &Model, prefixes: &[&str], policy: &RoutePolicy) -> Map<String, Value> {
+    let mut values = Values::within(model, prefixes);
+    let (timeout, scope) = match policy.timeout {
+        Timeout::Head(time) => (time, "head of the answer"),
+        Timeout::Whole(time) => (time, "whole call"),
+    };
+    values.put("timeout", json!({ "time": text(timeout), "bounds": scope }));
+    values.put("idle_timeout", text(policy.idle_timeout));
+    values.put("tunnel_idle", text(policy.tunnel_idle));
+    values.put("connect_timeout", text(policy.connect_timeout));
+    values.put("balance", balance(&policy.balance));
+    values.put("grpc_web", policy.grpc_web);
+    values.put("json", policy.json.as_deref().map(json_calls));
+    match &policy.retry {
+        None => values.put("retry", Value::Null),
+        Some(retry) => put_retry(&mut values, retry),
+    }
+    values.shown
+}
+
+fn put_retry(values: &mut Values<'_>, retry: &Retry) {
+    values.put("retry.max", retry.max);
+    values.put("retry.per_try", retry.per_try.map(text));
+    values.put("retry.on", retry.on.iter().map(retry_on).collect::<Vec<_>>());
+    values.put("retry.backoff", format!("{}..{}", text(retry.backoff.0), text(retry.backoff.1)));
+    values.put("retry.budget", format!("{}%", retry.budget * 100.0));
+}
+
+fn retry_on(on: &RetryOn) -> String {
+    match on {
+        RetryOn::Connect => "connect".into(),
+        RetryOn::Reset => "reset".into(),
+        RetryOn::Refused => "refused".into(),
+        RetryOn::ServerError => "5xx".into(),
+        RetryOn::Gateway => "gateway".into(),
+        RetryOn::Timeout => "timeout".into(),
+        RetryOn::Status(status) => status.to_string(),
+    }
+}
+
+fn json_calls(json: &Json) -> Value {
+    json!({
+        "descriptor": &*json.file,
+        "services": json.services.iter().map(|name| &**name).collect::<Vec<_>>(),
+        "rules": json.bindings.len(),
+        "preserve_names": json.preserve_names,
+        "emit_defaults": json.emit_defaults,
+        "ignore_unknown": json.ignore_unknown,
+        "max_message": json.max_message,
+    })
+}
+
+fn balance(balance: &Balance) -> Value {
+    match balance {
+        Balance::Ewma => "ewma".into(),
+        Balance::LeastRequest => "least_request".into(),
+        Balance::RoundRobin => "round_robin".into(),
+        Balance::Hash(HashOn::Header(name)) => json!({ "hash": { "header": name.as_str() } }),
+        Balance::Hash(HashOn::Cookie(name)) => json!({ "hash": { "cookie": name.as_ref() } }),
+        Balance::Hash(HashOn::Source) => json!({ "hash": "source" }),
+    }
+}
