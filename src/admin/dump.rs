@@ -259,7 +259,7 @@ fn upstreams(model: &Model) -> Value {
         values.put("connections.wait", connections.map(|connections| text(connections.wait)));
         fitness(&mut values, &upstream.fitness);
         let mut shown = values.shown;
-        shown.append(&mut policy(model, &[&prefix], &upstream.policy));
+        shown.append(&mut outbound_policy(model, name));
         (
             name.to_string(),
             json!({ "origin": upstream.origin.as_ref().map(ToString::to_string), "values": shown }),
