@@ -112,6 +112,8 @@ pub struct ProxyError {
     /// The code with which the peer reset the stream (RFC 9113, section 7),
     /// where it did.
     pub reset: Option<u32>,
+    /// Attempts that were made; 0 where nobody has counted.
+    pub attempts: u32,
 }
 
 impl Reason {
@@ -165,6 +167,7 @@ impl ProxyError {
             retry_after: None,
             limit: None,
             reset: None,
+            attempts: 0,
         }
     }
 

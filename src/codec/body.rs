@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
+use super::tape::Player;
 use super::{Stream, http1, http2};
 use crate::base::ProxyError;
 
@@ -25,6 +26,8 @@ pub enum Body {
     /// An answer after which the connection is a tunnel (101, or 2xx to
     /// CONNECT): the upstream's side of it. As a body it is empty.
     Tunnel(Stream),
+    /// A body that is recorded, for another attempt.
+    Taped(Player),
     /// A body that somebody else made, such as a layer of a library user.
     Boxed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = ProxyError>>>),
 }
@@ -59,7 +62,37 @@ impl Body {
         match self {
             Self::Empty => Some(Self::Empty),
             Self::Full(bytes) => Some(Self::Full(bytes.clone())),
+            Self::Taped(player) => player.again().map(Self::Taped),
             _ => None,
+        }
+    }
+
+    /// The same body, of which up to `limit` bytes are recorded as they pass, so
+    /// that it can be replayed.
+    #[must_use]
+    pub fn taped(self, limit: usize) -> Self {
+        match self {
+            Self::Http1(_) | Self::Http2(_) | Self::Boxed(_) if !http_body::Body::is_end_stream(&self) => {
+                Self::Taped(Player::new(self, limit))
+            }
+            other => other,
+        }
+    }
+
+    /// Whether it can be sent from its first byte.
+    pub fn is_whole(&self) -> bool {
+        match self {
+            Self::Taped(player) => player.is_whole(),
+            _ => true,
+        }
+    }
+
+    /// Whether all of it is here, and it can be sent from its first byte.
+    pub fn is_complete(&self) -> bool {
+        match self {
+            Self::Taped(player) => player.is_complete(),
+            Self::Empty | Self::Full(_) => true,
+            _ => false,
         }
     }
 }
@@ -82,6 +115,7 @@ impl http_body::Body for Body {
             }
             Self::Http1(incoming) => incoming.poll_frame(cx),
             Self::Http2(incoming) => incoming.poll_frame(cx),
+            Self::Taped(player) => player.poll_frame(cx),
             Self::Boxed(body) => body.as_mut().poll_frame(cx),
         }
     }
@@ -92,6 +126,7 @@ impl http_body::Body for Body {
             Self::Full(bytes) => bytes.is_empty(),
             Self::Http1(incoming) => incoming.is_end_stream(),
             Self::Http2(incoming) => incoming.is_end_stream(),
+            Self::Taped(player) => player.is_end_stream(),
             Self::Boxed(body) => body.is_end_stream(),
         }
     }
@@ -102,6 +137,7 @@ impl http_body::Body for Body {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Http1(incoming) => incoming.size_hint(),
             Self::Http2(incoming) => incoming.size_hint(),
+            Self::Taped(player) => player.size_hint(),
             Self::Boxed(body) => body.size_hint(),
         }
     }

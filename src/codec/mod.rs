@@ -15,13 +15,14 @@ pub mod pace;
 pub mod proxy_protocol;
 pub mod spare;
 mod stream;
+pub mod tape;
 
 use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 
 pub use body::{AnswerBody, Body, Takeover};
 pub use handshake::is_websocket;
@@ -124,6 +125,8 @@ pub struct SendContext<'a> {
     pub interim: &'a Interim,
     /// Whether the caller asks for a tunnel.
     pub upgrade: Upgrade,
+    /// Fields that only this attempt has; the head has none of their names.
+    pub fields: &'a [(HeaderName, HeaderValue)],
 }
 
 /// Why no answer came, and the body, where nothing of it was taken.

@@ -9,6 +9,7 @@ mod consul;
 mod fitness;
 mod policy;
 mod register;
+mod retry;
 mod source;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -20,6 +21,7 @@ pub use consul::*;
 pub use fitness::*;
 pub use policy::*;
 pub use register::*;
+pub use retry::*;
 pub use source::*;
 
 /// `pillion.yaml`: the sidecar.

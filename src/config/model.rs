@@ -10,6 +10,7 @@ mod consul;
 mod fitness;
 mod json;
 mod register;
+mod retry;
 mod source;
 mod upstream;
 
@@ -26,6 +27,7 @@ pub use self::consul::{Consistency, Consul, ConsulInstances, ConsulTls, ConsulTo
 pub use self::fitness::{Ejection, Fitness, HealthCheck, Question, SuccessRate};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
 pub use self::register::{Check, Reach, Register};
+pub use self::retry::{MAX_BUFFER, OnlyIf, Retry, RetryOn};
 pub use self::source::{Dns, KEEP_FOR, Kubernetes, Local, Source, StaticEndpoint, WhenEmpty};
 pub use self::upstream::{Connections, Upstream};
 pub use crate::base::Limits;
@@ -256,40 +258,6 @@ pub enum Timeout {
     Whole(Duration),
 }
 
-/// `retry`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Retry {
-    /// Attempts beside the first; default 1.
-    pub max: u32,
-    /// For one attempt, until the head of its answer.
-    pub per_try: Option<Duration>,
-    /// Which failures; default connect, refused, reset, gateway.
-    pub on: Vec<RetryOn>,
-    /// First and longest pause; default 25 ms..250 ms.
-    pub backoff: (Duration, Duration),
-    /// Share of calls that may be sent again, 0 to 1; default 0.2.
-    pub budget: f64,
-}
-
-/// One entry of `retry.on`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RetryOn {
-    /// No connection could be made.
-    Connect,
-    /// The connection ended before the head of the answer.
-    Reset,
-    /// HTTP/2 REFUSED_STREAM.
-    Refused,
-    /// 500 to 599.
-    ServerError,
-    /// 502, 503 and 504.
-    Gateway,
-    /// `per_try` passed.
-    Timeout,
-    /// One status.
-    Status(u16),
-}
-
 /// `balance`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Balance {
@@ -341,18 +309,6 @@ impl Default for RoutePolicy {
             balance: Balance::Ewma,
             grpc_web: false,
             json: None,
-        }
-    }
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            max: 1,
-            per_try: None,
-            on: vec![RetryOn::Connect, RetryOn::Refused, RetryOn::Reset, RetryOn::Gateway],
-            backoff: (Duration::from_millis(25), Duration::from_millis(250)),
-            budget: 0.2,
         }
     }
 }

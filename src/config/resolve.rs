@@ -7,6 +7,7 @@ mod discovery;
 mod fitness;
 mod ports;
 mod register;
+mod retry;
 mod routes;
 mod whole;
 

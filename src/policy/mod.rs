@@ -1,8 +1,10 @@
 //! Decisions: plain types without sockets and without `await`, which take the
 //! time and a random generator from their caller.
 
+pub mod advice;
 pub mod balance;
 pub mod breaker;
+pub mod budget;
 pub mod ejection;
 pub mod fleet;
 pub mod locality;

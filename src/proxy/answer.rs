@@ -136,6 +136,9 @@ impl http_body::Body for Answer {
             }
             Some(Err(error)) => {
                 self.record.failed(error.reason);
+                if let Some(call) = &self.call {
+                    call.broke_off(error);
+                }
                 self.body = Body::Empty;
                 frame = self.last(error).map(Ok).or(frame);
             }

@@ -124,6 +124,15 @@ impl Bounds {
     }
 }
 
+impl Bounds {
+    /// What is left, at `now`, for the head of the answer to a call that began
+    /// at `received`.
+    pub fn left(&self, received: Instant, now: Instant) -> Option<Duration> {
+        let end = self.end.or_else(|| received.checked_add(self.wait))?;
+        Some(end.saturating_duration_since(now))
+    }
+}
+
 impl Patience {
     /// The wait for the head of an answer.
     fn of(bounds: Bounds, moved: Option<Moved>) -> Self {

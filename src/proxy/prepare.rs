@@ -10,6 +10,7 @@ use http::header::{
 use http::{Response, StatusCode, request};
 
 use super::connection::Door;
+use super::retries::ATTEMPTS;
 use super::stack::Call;
 use crate::base::{Authority, ProxyError, Reason};
 use crate::codec::{Body, Exchange, Upgrade};
@@ -58,6 +59,12 @@ pub fn response(response: &mut Response<Body>, door: &Door, call: &Call) {
     if seen.error && door.direction == Direction::Inbound {
         headers.remove(&PILLION_ERROR);
     }
+    if call.attempts() > 1 {
+        headers.insert(ATTEMPTS, call.attempts().into());
+    } else if seen.attempts {
+        // Of another hop.
+        headers.remove(ATTEMPTS);
+    }
     if !seen.date {
         headers.insert(DATE, door.worker.date());
     }
@@ -75,6 +82,7 @@ struct Seen {
     via: bool,
     date: bool,
     error: bool,
+    attempts: bool,
 }
 
 impl Seen {
@@ -93,6 +101,7 @@ impl Seen {
                 | "transfer-encoding"
                 | "http2-settings" => seen.dropped = true,
                 "pillion-error" => seen.error = true,
+                "pillion-attempts" => seen.attempts = true,
                 _ => {}
             }
         }

@@ -126,6 +126,9 @@ pub fn answer(door: &Door, error: &ProxyError, form: Form, mut record: Record) -
     };
     let headers = response.headers_mut();
     headers.insert("pillion-error", HeaderValue::from_static(facts.word));
+    if error.attempts > 1 {
+        headers.insert(super::retries::ATTEMPTS, error.attempts.into());
+    }
     headers.insert(DATE, door.worker.date());
     let after =
         error.retry_after.or((error.reason == Reason::ShuttingDown).then_some(Duration::from_secs(1)));

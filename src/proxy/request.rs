@@ -118,7 +118,10 @@ pub async fn attempt(
         }
         Some(layer) => layer(stack::BoxedStack::new(stack)).oneshot(request).await,
     };
-    let mut response = answered.inspect_err(|error| call.gave_up(error))?;
+    let mut response = answered.map_err(|error| {
+        call.gave_up(&error);
+        ProxyError { attempts: call.attempts(), ..error }
+    })?;
     // Stream the answer back.
     prepare::response(&mut response, door, &call);
     Ok((response, call))

@@ -5,20 +5,26 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use http::Response;
+use http::{HeaderName, HeaderValue, Response, request};
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt as _};
 
 use super::deadline::{Bounded, Patience};
 use super::router::Route;
 use super::stack::{Attempt, Call};
-use crate::base::{ProxyError, Reason};
+use crate::base::{ProxyError, Reason, grpc};
 use crate::codec::Body;
 use crate::config::model::Retry;
+use crate::policy::advice::Advice;
 use crate::policy::outcome::Outcome;
-use crate::policy::retry::{is_free, is_idempotent};
+use crate::policy::retry::{Failure, Harm, Next};
+
+/// Of an answer: how many attempts it took, where that is more than one.
+pub const ATTEMPTS: HeaderName = HeaderName::from_static("pillion-attempts");
+/// Of a request of gRPC: attempts before this one (gRFC A6).
+const PREVIOUS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
 /// The layer's service.
 pub struct Retries<S> {
@@ -74,40 +80,81 @@ impl<F: Future<Output = Result<Response<Body>, ProxyError>>> Future for Retrying
     }
 }
 
+/// What a request of gRPC says of the attempts before it: the caller's own, and
+/// `attempts` of ours.
+pub fn previous(head: &request::Parts, attempts: u32) -> Option<(HeaderName, HeaderValue)> {
+    if attempts == 0 || !grpc::is_call(head) {
+        return None;
+    }
+    let callers = head.headers.get(PREVIOUS).and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
+    Some((PREVIOUS, callers.unwrap_or(0).saturating_add(attempts).into()))
+}
+
 async fn retry<S>(inner: S, first: Attempt) -> Result<Response<Body>, ProxyError>
 where
     S: Service<Attempt, Response = Response<Body>, Error = ProxyError> + Clone,
 {
     let call = first.call.clone();
     let Some(policy) = &call.route.policy.retry else { return inner.oneshot(first).await };
-    call.route.budget.borrow_mut().deposit(Instant::now());
-    let mut body = first.body;
-    for attempt in 1.. {
-        let again = body.replay();
+    call.route.budget.deposit(policy.budget, call.received);
+    let mut body = first.body.taped(policy.buffer);
+    for attempts in 1.. {
+        let again = if attempts <= policy.max { body.replay() } else { None };
         let result = one_try(inner.clone(), Attempt { call: call.clone(), body }, policy).await;
-        let why = match &result {
-            Ok(response) => policy.wants(Outcome::Head(response.status(), response.headers())),
-            Err(error) => policy.wants(Outcome::Failed(error)),
-        };
-        match (why, again) {
-            (Some(why), Some(again)) if attempt <= policy.max && may_retry(&call, &result) => {
+        let again = again.filter(Body::is_whole);
+        let pause = match (next(policy, &call, &result, attempts, again.is_some()), again) {
+            (Next::Again(why, pause), Some(again)) => {
                 call.again();
                 call.route.metrics.retried(why);
                 body = again;
+                pause
+            }
+            (Next::Stop(why), _) => {
+                call.route.metrics.not_retried(why);
+                return result;
             }
             _ => return result,
-        }
-        let pause = policy.pause(attempt + 1, &mut call.worker().random.borrow_mut());
+        };
+        drop(result);
         call.worker().timers.at(Instant::now() + pause).fired().await;
     }
     Err(ProxyError::new(Reason::Overload, "no attempt was made"))
 }
 
-/// Idempotent, or surely not sent; and within the budget.
-fn may_retry(call: &Call, result: &Result<Response<Body>, ProxyError>) -> bool {
-    let method = &call.head.method;
-    let harmless = is_idempotent(method) || result.as_ref().is_err_and(|error| is_free(error, method));
-    harmless && call.route.budget.borrow_mut().withdraw(Instant::now())
+fn next(
+    policy: &Retry,
+    call: &Call,
+    result: &Result<Response<Body>, ProxyError>,
+    attempts: u32,
+    replayable: bool,
+) -> Next {
+    let outcome = match result {
+        Ok(response) => Outcome::Head(response.status(), response.headers()),
+        Err(error) => Outcome::Failed(error),
+    };
+    let grpc = grpc::is_call(&call.head);
+    if policy.wants(outcome, grpc).is_none() {
+        return Next::Done;
+    }
+    let now = Instant::now();
+    let failure = Failure {
+        outcome,
+        attempts,
+        harm: Harm::of(&call.head, call.route.policy.json.as_deref()),
+        grpc,
+        replayable,
+        advice: match result {
+            Ok(response) => Advice::of(response.headers(), wall_clock()),
+            Err(_) => Advice::None,
+        },
+        left: call.bounds.left(call.received, now),
+    };
+    policy.next(&failure, || call.route.budget.withdraw(now), &mut call.worker().random.borrow_mut())
+}
+
+#[allow(clippy::disallowed_methods, reason = "the edge: a wall clock for a wall-clock field")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }
 
 async fn one_try<S>(inner: S, attempt: Attempt, policy: &Retry) -> Result<Response<Body>, ProxyError>

@@ -16,7 +16,7 @@ use super::worker::Worker;
 use crate::base::{self, Authority, Origin, Protocol, ProxyError, Reason, UpstreamName};
 use crate::config::Model;
 use crate::config::model::{self, Limits, RoutePolicy};
-use crate::policy::retry::Budget;
+use crate::policy::budget::Budget;
 use crate::policy::routes::{Matcher, upstream_of};
 use crate::policy::sni::Names;
 use crate::telemetry::record::{Direction, RouteMetrics};
@@ -58,8 +58,8 @@ pub struct Route {
     pub upstream: Rc<Upstream>,
     /// Its metrics.
     pub metrics: Rc<RouteMetrics>,
-    /// Its retries.
-    pub budget: RefCell<Budget>,
+    /// What calls of its upstream may be sent again, by whatever route.
+    pub budget: Arc<Budget>,
     /// For heads of answers.
     pub limits: Rc<Limits>,
     /// Where it was written.
@@ -342,14 +342,14 @@ impl Target<'_> {
     fn route(&self, template: Arc<str>, policy: &RoutePolicy, origin: Option<Origin>) -> Route {
         let metrics = &self.worker.metrics;
         let label = metrics.label(self.upstream.name.as_str());
-        let share = policy.retry.as_ref().map_or(0.0, |retry| retry.budget);
+        let inbound = self.direction == Direction::Inbound;
         Route {
             metrics: Rc::new(RouteMetrics::new(metrics, self.direction, &label, &template)),
             template,
             policy: policy.clone(),
             protocol: self.protocol,
             upstream: self.upstream.clone(),
-            budget: RefCell::new(Budget::new(share)),
+            budget: self.worker.budgets().get(&self.upstream.name, inbound, self.now),
             limits: self.limits.clone(),
             origin,
             grpc: false,

@@ -4,7 +4,7 @@
 //! already, so its type is concrete and its cost that of a function call. A
 //! layer is thin: what it decides is a type in `policy/`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,11 +16,11 @@ use tower::{Service, ServiceBuilder};
 use super::connection::Door;
 use super::deadline::{Bounds, Deadline};
 use super::ending::Ending;
-use super::retries::Retries;
+use super::retries::{self, Retries};
 use super::router::Route;
 use super::worker::Worker;
 use crate::base::timers::Timers;
-use crate::base::{Protocol, ProxyError, Reason};
+use crate::base::{Protocol, ProxyError, Reason, Side};
 use crate::codec::pace::Moved;
 use crate::codec::{Body, Exchange, Interim, SendContext, Upgrade};
 use crate::config::model::{Balance, HashOn};
@@ -50,6 +50,8 @@ pub struct Call {
     pub bounds: Bounds,
     /// How its answer ends where it breaks off.
     pub ending: RefCell<Ending>,
+    /// Attempts so far.
+    attempts: Cell<u32>,
     interim: Interim,
     moved: Option<Moved>,
     worker: Rc<Worker>,
@@ -81,6 +83,7 @@ impl Call {
             received: exchange.received,
             upgrade: exchange.upgrade,
             ending: RefCell::default(),
+            attempts: Cell::new(0),
             interim: exchange.interim,
             moved: exchange.moved,
             worker: door.worker.clone(),
@@ -129,6 +132,12 @@ impl Call {
         self.active.take()
     }
 
+    /// Attempts so far that the policy made; what was surely not sent and went
+    /// elsewhere at once is none of its own.
+    pub fn attempts(&self) -> u32 {
+        self.attempts.get()
+    }
+
     /// Another attempt follows: it goes to another endpoint than the last one,
     /// if there is one.
     pub fn again(&self) {
@@ -146,6 +155,14 @@ impl Call {
         if let Some(endpoint) = at.filter(|_| !callers && Outcome::Failed(error).class() == Class::Silent) {
             endpoint.was_silent();
             self.tried.borrow_mut().push(endpoint);
+        }
+    }
+
+    /// The answer broke off within: it is too late for another attempt.
+    pub fn broke_off(&self, error: &ProxyError) {
+        let retries = self.route.policy.retry.as_ref().is_some_and(|retry| retry.max > 0);
+        if retries && error.reason.facts().side == Side::Upstream {
+            self.route.metrics.not_retried("begun");
         }
     }
 
@@ -169,6 +186,8 @@ pub fn of(
 /// One attempt.
 async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, ProxyError> {
     let policy = &call.route.policy;
+    let before = call.attempts.replace(call.attempts.get() + 1);
+    let fields: Vec<_> = retries::previous(&call.head, before).into_iter().collect();
     let key = match &policy.balance {
         Balance::Hash(on) => hash_key(on, &call),
         _ => None,
@@ -185,6 +204,7 @@ async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, Prox
             timers: &call.worker.timers,
             interim: &call.interim,
             upgrade: call.upgrade,
+            fields: &fields,
         },
     };
     let upstream: &Upstream = &call.route.upstream;

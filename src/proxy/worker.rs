@@ -18,6 +18,7 @@ use crate::base::drain::Stage;
 use crate::base::timers::Timers;
 use crate::codec::ServerContext;
 use crate::config::Model;
+use crate::policy::budget::Budgets;
 use crate::telemetry::record::{Direction, RouteMetrics};
 use crate::telemetry::{Metrics, names};
 use crate::upstream::snapshot::EndpointStats;
@@ -29,13 +30,14 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Connections that a worker holds at one time before their callers have spoken.
 const MAX_AHEAD: usize = 128;
 
-/// What tells this sidecar from all others: for `Via`, and where a connection
-/// comes back.
+/// What tells this sidecar from all others, for `Via` and where a connection
+/// comes back, and what its workers count together.
 #[derive(Clone)]
 pub struct Instance {
     inbound: HeaderValue,
     outbound: HeaderValue,
     dialled: Dialled,
+    budgets: Budgets,
 }
 
 /// See the module's text.
@@ -99,7 +101,12 @@ impl Instance {
             let text = format!("1.1 {plain}-{direction}-{mark:08x}");
             HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("1.1 pillion"))
         };
-        Self { inbound: via("in"), outbound: via("out"), dialled: Dialled::default() }
+        Self {
+            inbound: via("in"),
+            outbound: via("out"),
+            dialled: Dialled::default(),
+            budgets: Budgets::default(),
+        }
     }
 
     /// The element of `Via` for a direction.
@@ -198,6 +205,11 @@ impl Worker {
     /// The connections that captured ones were continued with, of all workers.
     pub fn dialled(&self) -> &Dialled {
         &self.instance.dialled
+    }
+
+    /// What may be sent again, counted over all workers.
+    pub fn budgets(&self) -> &Budgets {
+        &self.instance.budgets
     }
 
     /// Metrics of requests whose route is not known.

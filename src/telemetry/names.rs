@@ -59,6 +59,9 @@ names! {
     /// Attempts beside the first.
     RETRIES = Counter "pillion_retries_total" ["upstream", "why"]
         "Attempts beside the first one of a call, by what made them necessary.";
+    /// Attempts that were not made.
+    RETRIES_SKIPPED = Counter "pillion_retries_skipped_total" ["upstream", "why"]
+        "Failures that `retry` names and that were passed on: max, budget, deadline, pushback, method, body, begun.";
     /// Connections accepted.
     CONNECTIONS = Counter "pillion_connections_total" ["direction", "protocol"]
         "Connections accepted, by what was spoken on them.";

@@ -83,6 +83,11 @@ impl RouteMetrics {
         self.metrics.counter(&names::RETRIES, &[&self.upstream, why]).increment(1);
     }
 
+    /// Counts an attempt that the policy wanted and that was not made.
+    pub fn not_retried(&self, why: &str) {
+        self.metrics.counter(&names::RETRIES_SKIPPED, &[&self.upstream, why]).increment(1);
+    }
+
     /// Which way its requests go.
     pub fn direction(&self) -> Direction {
         self.direction

@@ -104,8 +104,10 @@ pub async fn send(
         } else {
             active.failed(Instant::now(), Outcome::Failed(&failed.error).class(), unreachable);
         }
-        let again = failed.body.or(replay);
-        let may = retry::is_free(&failed.error, &call.head.method) && tries < MAX_TRIES && !limited;
+        let again = failed.body.or(replay).filter(Body::is_whole);
+        // A service that refuses streams is busy: the second time it is for the policy to judge.
+        let most = if failed.error.reset.is_some() { 2 } else { MAX_TRIES };
+        let may = retry::is_free(&failed.error, &call.head.method) && tries < most && !limited;
         let others = picker.count() > tried.borrow().len() + 1;
         match again {
             Some(kept) if may && (others || !unreachable) => body = kept,

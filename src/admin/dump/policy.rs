@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Values, text};
 use crate::config::Model;
-use crate::config::model::{Balance, HashOn, Json, Retry, RetryOn, RoutePolicy, Timeout};
+use crate::config::model::{Balance, HashOn, Json, Retry, RoutePolicy, Timeout};
 
 /// Each value of `policy`, with its place: that of the first of `prefixes` under
 /// which it was written.
@@ -31,21 +31,11 @@ pub fn policy(model: &Model, prefixes: &[&str], policy: &RoutePolicy) -> Map<Str
 fn put_retry(values: &mut Values<'_>, retry: &Retry) {
     values.put("retry.max", retry.max);
     values.put("retry.per_try", retry.per_try.map(text));
-    values.put("retry.on", retry.on.iter().map(retry_on).collect::<Vec<_>>());
+    values.put("retry.on", retry.on.iter().map(|on| on.name()).collect::<Vec<_>>());
+    values.put("retry.only_if", retry.only_if.as_str());
     values.put("retry.backoff", format!("{}..{}", text(retry.backoff.0), text(retry.backoff.1)));
     values.put("retry.budget", format!("{}%", retry.budget * 100.0));
-}
-
-fn retry_on(on: &RetryOn) -> String {
-    match on {
-        RetryOn::Connect => "connect".into(),
-        RetryOn::Reset => "reset".into(),
-        RetryOn::Refused => "refused".into(),
-        RetryOn::ServerError => "5xx".into(),
-        RetryOn::Gateway => "gateway".into(),
-        RetryOn::Timeout => "timeout".into(),
-        RetryOn::Status(status) => status.to_string(),
-    }
+    values.put("retry.buffer", retry.buffer);
 }
 
 fn json_calls(json: &Json) -> Value {

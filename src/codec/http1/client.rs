@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::header::{EXPECT, HeaderValue};
-use http::{HeaderMap, Method, Response, StatusCode, Version, request, response};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use tokio::task::AbortHandle;
 
@@ -85,7 +85,7 @@ impl Connection {
         let transport = self.transport.clone();
         let framing = framing(request, &body);
         let asked = Asked::of(request, context.upgrade);
-        transport.with_output(|out| write_head(out, request, framing, asked.key()));
+        transport.with_output(|out| write_head(out, request, context.fields, framing, asked.key()));
         let wait = framing != Framing::None && request.headers.contains_key(EXPECT);
         let mut exchange = Exchange {
             written_before: transport.written(),
@@ -359,6 +359,7 @@ fn framing(request: &request::Parts, body: &Body) -> Framing {
 fn write_head(
     out: &mut Vec<u8>,
     request: &request::Parts,
+    fields: &[(HeaderName, HeaderValue)],
     framing: Framing,
     websocket_key: Option<&HeaderValue>,
 ) {
@@ -375,6 +376,9 @@ fn write_head(
     target.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
     out.extend_from_slice(b" HTTP/1.1\r\n");
     head::write_fields(out, &request.headers);
+    for (name, value) in fields {
+        head::write_field(out, name, value);
+    }
     if let Some(key) = websocket_key {
         out.extend_from_slice(b"sec-websocket-key: ");
         out.extend_from_slice(key.as_bytes());

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TE};
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, request};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
 
 use super::client::{Lease, Shared};
@@ -31,7 +31,7 @@ impl Lease {
     ) -> Result<Response<Body>, Failed> {
         let Self { mut sender, mut in_use } = self;
         let upgrading = context.upgrade == Upgrade::Protocol;
-        let mut head = match translate(request, &body) {
+        let mut head = match translate(request, context.fields, &body) {
             Ok(head) => head,
             Err(detail) => {
                 let error = ProxyError::unsent(Reason::MalformedRequest, detail);
@@ -178,13 +178,20 @@ fn describe(error: &h2::Error, served: bool) -> ProxyError {
 }
 
 /// The head in HTTP/2's form: Host becomes `:authority`.
-fn translate(request: &request::Parts, body: &Body) -> Result<Request<()>, &'static str> {
+fn translate(
+    request: &request::Parts,
+    fields: &[(HeaderName, HeaderValue)],
+    body: &Body,
+) -> Result<Request<()>, &'static str> {
     let mut head = Request::new(());
     *head.method_mut() = request.method.clone();
     *head.version_mut() = Version::HTTP_2;
     let mut headers = request.headers.clone();
     let host = headers.remove(HOST);
     headers.remove(EXPECT);
+    for (name, value) in fields {
+        headers.insert(name.clone(), value.clone());
+    }
     if headers.get(TE).is_some_and(|te| te != "trailers") {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::{Ejection, HealthCheck, Near, Protocol, ProxyProtocol};
-use crate::config::text::{Bind, Header, Host, Percent, Range, Size, Span, Upstream, Word};
+use super::{Ejection, HealthCheck, Near, Protocol, ProxyProtocol, Retry};
+use crate::config::text::{Bind, Header, Host, Percent, Size, Span, Upstream, Word};
 
 /// Calls to the service: a route, or without `route` what applies to all of them.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -163,56 +163,6 @@ pub struct Part {
     pub prefix: Option<String>,
     /// Whether there must be a value, or must be none.
     pub present: Option<bool>,
-}
-
-/// Sending again what failed.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Retry {
-    /// Attempts beside the first; 0 turns retries off.
-    #[schemars(range(min = 0, max = 10), extend("default" = 1))]
-    pub max: Option<u32>,
-    /// For one attempt, until the head of its answer. Default: what is left of
-    /// `timeout`.
-    pub per_try: Option<Span>,
-    /// Which failures.
-    #[schemars(length(min = 1), extend("default" = ["connect", "refused", "reset", "gateway"]))]
-    pub on: Option<Vec<On>>,
-    /// First and longest pause between attempts.
-    #[schemars(extend("default" = "25ms..250ms"))]
-    pub backoff: Option<Range>,
-    /// Share of calls that may be sent again.
-    #[schemars(extend("default" = "20%"))]
-    pub budget: Option<Percent>,
-}
-
-/// A failure that is worth another attempt.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum On {
-    /// A class of failures.
-    Class(Class),
-    /// One status.
-    Status(#[schemars(range(min = 400, max = 599))] u16),
-}
-
-/// A class of failures.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Class {
-    /// No connection could be made.
-    Connect,
-    /// The connection ended before the head of the answer.
-    Reset,
-    /// HTTP/2 REFUSED_STREAM.
-    Refused,
-    /// 500 to 599.
-    #[serde(rename = "5xx")]
-    ServerError,
-    /// 502, 503 and 504.
-    Gateway,
-    /// `per_try` passed.
-    Timeout,
 }
 
 /// How an address is picked.

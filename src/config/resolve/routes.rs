@@ -9,18 +9,18 @@ use std::time::Duration;
 use http::header::HeaderName;
 
 use super::ports::Port;
+use super::retry::{self, Asked};
 use super::whole::{self, Claims};
 use super::{At, Routes, set};
 use crate::base::UpstreamName;
 use crate::config::form;
 use crate::config::model::{
-    Balance, HashOn, Json, Model, Pattern, Retry, RetryOn, Route, RoutePolicy, Source, Timeout, ValueMatch,
+    Balance, HashOn, Json, Model, Pattern, Route, RoutePolicy, Source, Timeout, ValueMatch,
 };
 use crate::config::problem::Problems;
 use crate::config::shape::nearest;
 use crate::config::text::Host;
 use crate::config::tree::Span;
-use crate::config::units;
 
 /// The names that can be found, as far as the files tell.
 pub(super) enum Known {
@@ -86,6 +86,11 @@ impl From<&form::Inbound> for Said<'_> {
 }
 
 impl<'a> Said<'a> {
+    /// What its retries go by.
+    fn asked(self, shared: Self) -> Asked<'a> {
+        Asked { own: self.retry, shared: shared.retry, timeout: self.timeout, policy: policy(self, shared) }
+    }
+
     /// The same, with the `json` of the entry at `index`.
     fn with_json(self, list: &'a BTreeMap<usize, Arc<Json>>, index: usize) -> Self {
         Self { json: list.get(&index), ..self }
@@ -173,7 +178,7 @@ fn blocks<'a>(
                 problems.push(at.key("to").problem(message));
                 continue;
             }
-            check_retry(said, Said::default(), at, problems);
+            retry::check(&said.asked(Said::default()), at, problems);
             if let Some(listen) = &form.listen {
                 let what = format!("`listen` of `{}`", at.key("to").shown());
                 ports.push(Port::new(listen.0, what, Some(at.key("listen"))));
@@ -203,10 +208,13 @@ fn outbound(
             let conditions = (&form.host, &form.headers, &form.query);
             let pattern = pattern(route, conditions, at, problems);
             let shared = form.to.as_ref().and_then(|to| blocks.get(&to.0)).copied().unwrap_or_default();
-            check_retry(form.into(), shared, at, problems);
+            let said = Said::from(form).with_json(&file.outbound_json, index);
+            let asked = said.asked(shared);
+            retry::check(&asked, at, problems);
             let (Some(pattern), Some(to)) = (pattern, &form.to) else { continue };
+            retry::check_grpc(&asked, &pattern, at, problems);
             model.upstreams.entry(to.0.clone()).or_default();
-            let policy = policy(Said::from(form).with_json(&file.outbound_json, index), shared);
+            let policy = policy(said, shared);
             model.outbound.push(Route {
                 to: Some(to.0.clone()),
                 pattern,
@@ -313,43 +321,13 @@ fn policy(own: Said<'_>, shared: Said<'_>) -> RoutePolicy {
     set(&mut policy.idle_timeout, own.idle_timeout.or(shared.idle_timeout));
     set(&mut policy.tunnel_idle, own.tunnel_idle.or(shared.tunnel_idle));
     set(&mut policy.connect_timeout, own.connect_timeout.or(shared.connect_timeout));
-    policy.retry = retry(own.retry, shared.retry);
+    policy.retry = retry::retry(own.retry, shared.retry);
     if let Some(balance) = own.balance.or(shared.balance).and_then(balance) {
         policy.balance = balance;
     }
     set(&mut policy.grpc_web, own.grpc_web.or(shared.grpc_web));
     policy.json = own.json.or(shared.json).cloned();
     policy
-}
-
-/// Key by key: what the route leaves open, the upstream's entry may say.
-fn retry(own: Option<&form::Retry>, shared: Option<&form::Retry>) -> Option<Retry> {
-    let forms: Vec<&form::Retry> = shared.into_iter().chain(own).collect();
-    if forms.is_empty() {
-        return None;
-    }
-    let mut retry = Retry::default();
-    for form in forms {
-        set(&mut retry.max, form.max);
-        set(&mut retry.per_try, form.per_try.as_ref().map(|d| Some(d.0)));
-        set(&mut retry.on, form.on.as_ref().map(|on| on.iter().map(|on| retry_on(*on)).collect()));
-        set(&mut retry.backoff, form.backoff.as_ref().map(|range| range.0));
-        set(&mut retry.budget, form.budget.as_ref().map(|percent| percent.0));
-    }
-    Some(retry)
-}
-
-fn retry_on(form: form::On) -> RetryOn {
-    use form::Class;
-    match form {
-        form::On::Status(status) => RetryOn::Status(status),
-        form::On::Class(Class::Connect) => RetryOn::Connect,
-        form::On::Class(Class::Reset) => RetryOn::Reset,
-        form::On::Class(Class::Refused) => RetryOn::Refused,
-        form::On::Class(Class::ServerError) => RetryOn::ServerError,
-        form::On::Class(Class::Gateway) => RetryOn::Gateway,
-        form::On::Class(Class::Timeout) => RetryOn::Timeout,
-    }
 }
 
 fn balance(form: &form::Balance) -> Option<Balance> {
@@ -363,27 +341,6 @@ fn balance(form: &form::Balance) -> Option<Balance> {
             _ => HashOn::Source,
         }),
     })
-}
-
-/// What can't come to pass, reported where this entry says a part of it.
-fn check_retry(own: Said<'_>, shared: Said<'_>, at: At<'_>, problems: &mut Problems) {
-    let policy = policy(own, shared);
-    let Some(retry) = &policy.retry else { return };
-    let written = own.retry.is_some_and(|retry| retry.per_try.is_some());
-    if at.lost("timeout") || !(written || own.timeout.is_some()) {
-        return;
-    }
-    let place = if written { at.key("retry").key("per_try") } else { at.key("timeout") };
-    let (whole, what) = match policy.timeout {
-        Timeout::Whole(whole) => (whole, "the `timeout`"),
-        Timeout::Head(head) => (head, "the default `timeout`"),
-    };
-    if let Some(per_try) = retry.per_try
-        && per_try > whole
-    {
-        let (per_try, whole) = (units::show(per_try), units::show(whole));
-        problems.push(place.problem(format!("`per_try` ({per_try}) is longer than {what} ({whole})")));
-    }
 }
 
 /// Reports each route that ties with an earlier one.
