@@ -1,6 +1,8 @@
 //! The command line.
 
 mod admin;
+mod asked;
+mod explain;
 mod upstreams;
 
 use std::ffi::OsString;
@@ -48,6 +50,7 @@ enum Command {
     Schema(Schema),
     Redirect(redirect::Args),
     Upstreams(upstreams::Args),
+    Explain(explain::Args),
 }
 
 /// Runs the sidecar, and with `-- CMD` the service behind it.
@@ -147,13 +150,8 @@ pub fn main() -> ExitCode {
             config::check::check(&files, &Environment::process(), out)
         }),
         Command::Redirect(args) => redirect::run(&args),
-        Command::Upstreams(args) => match upstreams::run(&args) {
-            Ok(text) => output(|out| out.write_all(text.as_bytes()).map(|()| 0)),
-            Err(admin::NoAnswer(why, code)) => {
-                eprintln!("pillion: {}", why.trim_end());
-                code
-            }
-        },
+        Command::Upstreams(args) => told(upstreams::run(&args)),
+        Command::Explain(args) => told(explain::run(args)),
         Command::Schema(schema) => output(|out| {
             let which = match schema.of {
                 SchemaOf::Pillion => Which::Main,
@@ -181,6 +179,16 @@ fn logs(cli: &Cli, sink: &Arc<dev::Sink>) -> logging::Options {
 /// Colour is for a terminal whose user has not said no (no-color.org).
 pub fn colored(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+fn told(answer: Result<String, admin::NoAnswer>) -> u8 {
+    match answer {
+        Ok(text) => output(|out| out.write_all(text.as_bytes()).map(|()| 0)),
+        Err(admin::NoAnswer(why, code)) => {
+            eprintln!("pillion: {}", why.trim_end());
+            code
+        }
+    }
 }
 
 /// A reader that goes away (`| head`) is no error.

@@ -5,7 +5,7 @@
 //! thread and only reads, but for the log level and `POST /drain`.
 
 mod clusters;
-mod dump;
+pub mod dump;
 mod guard;
 mod logging;
 mod probes;

@@ -1,7 +1,8 @@
 //! Asks the admin port of a sidecar that runs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
-use crate::config::{self, Environment};
+use crate::config::{self, Environment, Model};
 
 /// For the whole question.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -60,13 +61,8 @@ impl Which {
         if let Some(address) = self.admin {
             return Ok(from_here(address));
         }
-        let usual = PathBuf::from(super::DEFAULT_FILE);
-        let Some(file) = self.config.clone().or_else(|| usual.exists().then_some(usual)) else {
-            return Ok(USUAL);
-        };
-        let loaded = config::load(&file, &Environment::process())
-            .map_err(|problems| NoAnswer(problems.to_string(), config::EXIT_CODE))?;
-        match from_here(loaded.model.listen.admin) {
+        let Some(file) = self.file() else { return Ok(USUAL) };
+        match from_here(load(&file)?.listen.admin) {
             address if address.port() == 0 => {
                 let file = file.display();
                 let why = format!(
@@ -78,6 +74,19 @@ impl Which {
         }
     }
 
+    /// The configuration; where there is no file, the defaults.
+    pub(super) fn model(&self) -> Result<Arc<Model>, NoAnswer> {
+        match self.file() {
+            Some(file) => load(&file),
+            None => Ok(Arc::new(config::defaults("service", None, &Environment::process()))),
+        }
+    }
+
+    fn file(&self) -> Option<PathBuf> {
+        let usual = PathBuf::from(super::DEFAULT_FILE);
+        self.config.clone().or_else(|| usual.exists().then_some(usual))
+    }
+
     fn silent(&self, at: SocketAddr, why: &str) -> String {
         let hint = match self.admin {
             Some(_) => "",
@@ -87,6 +96,12 @@ impl Which {
         };
         format!("no sidecar answers at {at}: {why}{hint}")
     }
+}
+
+fn load(file: &Path) -> Result<Arc<Model>, NoAnswer> {
+    let loaded = config::load(file, &Environment::process())
+        .map_err(|problems| NoAnswer(problems.to_string(), config::EXIT_CODE))?;
+    Ok(loaded.model)
 }
 
 async fn get(at: SocketAddr, target: &str) -> Result<Bytes, String> {

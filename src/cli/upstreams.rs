@@ -88,12 +88,20 @@ pub(super) fn run(args: &Args) -> Result<String, NoAnswer> {
         return Ok(format!("{:#}\n", json!({ "upstreams": found })));
     }
     let read = found.into_iter().map(serde_json::from_value::<Upstream>).collect::<Result<Vec<_>, _>>();
-    let upstreams = read
-        .map_err(|error| NoAnswer(format!("the sidecar's answer is not that of this version: {error}"), 1))?;
+    let upstreams = read.map_err(|error| other_version(&error))?;
     Ok(match wanted {
         Some(_) => upstreams.iter().map(whole).collect::<Vec<_>>().join("\n"),
         None => list(&upstreams),
     })
+}
+
+/// One upstream of the sidecar's answer, with all that is known of it.
+pub(super) fn one(upstream: Value) -> Result<String, NoAnswer> {
+    serde_json::from_value(upstream).map(|upstream| whole(&upstream)).map_err(|error| other_version(&error))
+}
+
+fn other_version(error: &serde_json::Error) -> NoAnswer {
+    NoAnswer(format!("the sidecar's answer is not that of this version: {error}"), 1)
 }
 
 /// `users` is also `users:50051`.
@@ -263,7 +271,7 @@ fn clean(text: &str) -> String {
 }
 
 /// Columns as wide as what they hold; the last one is not filled up.
-fn table(rows: &[Vec<String>], indent: &str) -> String {
+pub(super) fn table(rows: &[Vec<String>], indent: &str) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
