@@ -20,7 +20,7 @@ use crate::base::drain::{self, Stage};
 use crate::base::readiness::{Condition, Readiness};
 use crate::config::{Model, Values};
 use crate::discovery::{Discovery, values};
-use crate::proxy::{self, Gate, Instance, Layer};
+use crate::proxy::{self, Gate, Instance, Layer, Rates};
 use crate::runtime::{self, Order, Plan};
 use crate::telemetry::{Metrics, names};
 use crate::upstream::snapshot::EndpointStats;
@@ -30,7 +30,7 @@ use crate::upstream::{Board, Keepers, Quotas};
 const STATS_WAIT: Duration = Duration::from_millis(250);
 /// How long a worker may take to tell those whom it cuts off.
 const LAST_WORDS: Duration = Duration::from_millis(1500);
-/// How often histograms are folded.
+/// How often histograms are folded, and keys of limits let go.
 const UPKEEP: Duration = Duration::from_secs(1);
 
 /// What to run, beside the model.
@@ -108,6 +108,7 @@ impl App {
         let (board, in_use) = Board::new(directory.clone());
         let quotas = Quotas::new(metrics.clone());
         quotas.apply(&model);
+        let counts = (quotas, Rates::new(metrics.clone(), model.service.name.as_str()));
         let instance = Instance::new(model.service.name.as_str());
         let (model_sender, model_receiver) = watch::channel(model);
         let (inbound, inbound_drain) = drain::channel();
@@ -133,7 +134,7 @@ impl App {
                 listeners,
                 model: app.model.borrow().clone(),
                 board: board.clone(),
-                quotas: quotas.clone(),
+                counts: counts.clone(),
                 metrics: app.metrics.clone(),
                 instance: instance.clone(),
                 layer: layer.clone(),
@@ -150,7 +151,7 @@ impl App {
             model: model_sender,
             directory: directory.clone(),
             board: board.clone(),
-            quotas,
+            counts,
             metrics: app.metrics.clone(),
             readiness: app.readiness.clone(),
             inbound: app.addresses.inbound,
@@ -344,7 +345,7 @@ struct Control {
     model: watch::Sender<Arc<Model>>,
     directory: Directory,
     board: Board,
-    quotas: Quotas,
+    counts: (Quotas, Rates),
     metrics: Metrics,
     readiness: Readiness,
     inbound: SocketAddr,
@@ -381,10 +382,12 @@ impl Control {
         if let Some(values) = values {
             spawn_local(values::follow(values));
         }
+        let rates = self.counts.1.clone();
         spawn_local(async move {
             loop {
                 tokio::time::sleep(UPKEEP).await;
                 metrics.upkeep();
+                rates.sweep(Instant::now());
             }
         });
         if let Some(mut reloads) = reloads {
@@ -414,7 +417,7 @@ impl Control {
 
     async fn apply(&mut self, model: Arc<Model>) {
         self.follow_ports(&model).await;
-        self.quotas.apply(&model);
+        self.counts.0.apply(&model);
         for worker in self.orders.iter() {
             // A worker that has ended needs no model.
             let _ = worker.send(Order::Apply(model.clone()));

@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use crate::base::drain::{Stage, Watch};
 use crate::base::readiness::Condition;
 use crate::config::Model;
-use crate::proxy::{self, Gate, Instance, Layer, Worker};
+use crate::proxy::{self, Gate, Instance, Layer, Rates, Worker};
 use crate::telemetry::Metrics;
 use crate::telemetry::record::Direction;
 use crate::upstream::snapshot::EndpointStats;
@@ -37,8 +37,8 @@ pub struct Plan {
     pub model: Arc<Model>,
     /// Where upstreams are looked up.
     pub board: Board,
-    /// How many connections there may be, counted over all workers.
-    pub quotas: Quotas,
+    /// How many connections and how many calls there may be, counted over all workers.
+    pub counts: (Quotas, Rates),
     /// Where to count.
     pub metrics: Metrics,
     /// This sidecar's mark.
@@ -95,9 +95,9 @@ where
 }
 
 async fn work(plan: Plan) {
-    let Plan { listeners, model, board, quotas, metrics, instance, layer, .. } = plan;
+    let Plan { listeners, model, board, counts, metrics, instance, layer, .. } = plan;
     let Plan { inbound, drain, orders, serves, .. } = plan;
-    let worker = Worker::new(model, board, quotas, &metrics, instance, layer);
+    let worker = Worker::new(model, board, counts, &metrics, instance, layer);
     let timers = worker.timers.clone();
     spawn_local(async move { timers.drive().await });
     spawn_local(worker.clone().keep_house());

@@ -6,6 +6,8 @@
 
 #[path = "sim/breaker.rs"]
 mod breaker;
+#[path = "sim/limiter.rs"]
+mod limiter;
 
 /// Runs `each` with seeds from 0 on, `SIM_SEEDS` of them or 1,500. A seed that
 /// fails is printed: `SIM_SEED=17 cargo test --test sim` runs it alone.

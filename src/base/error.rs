@@ -13,6 +13,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use http::HeaderMap;
+
 pub use self::code::GrpcCode;
 pub use self::facts::Facts;
 pub use self::side::Side;
@@ -43,6 +45,8 @@ pub enum Reason {
     EgressDenied,
     /// The request has passed through this sidecar already.
     LoopDetected,
+    /// The caller has called more often than the route's `rate_limit` lets it.
+    RateLimited,
     /// A limit of the sidecar itself is reached.
     Overload,
     /// The sidecar is ending.
@@ -109,6 +113,8 @@ pub struct ProxyError {
     pub retry_after: Option<Duration>,
     /// The key under `limits` of the limit that was hit.
     pub limit: Option<&'static str>,
+    /// Fields that the answer carries beside those of every refusal.
+    pub fields: Option<Box<HeaderMap>>,
     /// The code with which the peer reset the stream (RFC 9113, section 7),
     /// where it did.
     pub reset: Option<u32>,
@@ -118,7 +124,7 @@ pub struct ProxyError {
 
 impl Reason {
     /// Every reason, for the documentation's and the tests' sake.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::MalformedRequest,
         Self::TargetTooLong,
         Self::HeaderTooLarge,
@@ -130,6 +136,7 @@ impl Reason {
         Self::NoRoute,
         Self::EgressDenied,
         Self::LoopDetected,
+        Self::RateLimited,
         Self::Overload,
         Self::ShuttingDown,
         Self::UnknownUpstream,
@@ -166,6 +173,7 @@ impl ProxyError {
             rule: None,
             retry_after: None,
             limit: None,
+            fields: None,
             reset: None,
             attempts: 0,
         }

@@ -8,6 +8,7 @@
 mod consul;
 mod fitness;
 mod policy;
+mod rate;
 mod register;
 mod retry;
 mod source;
@@ -20,6 +21,7 @@ use super::text::{Bind, GrpcService, Network, Pause, ServiceName, Size, Span, Ur
 pub use consul::*;
 pub use fitness::*;
 pub use policy::*;
+pub use rate::*;
 pub use register::*;
 pub use retry::*;
 pub use source::*;

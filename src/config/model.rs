@@ -9,6 +9,7 @@ mod breaker;
 mod consul;
 mod fitness;
 mod json;
+mod rate;
 mod register;
 mod retry;
 mod source;
@@ -26,6 +27,7 @@ pub use self::breaker::{CircuitBreaker, Fallback, Mode, Rules, Scope, Style};
 pub use self::consul::{Consistency, Consul, ConsulInstances, ConsulTls, ConsulToken};
 pub use self::fitness::{Ejection, Fitness, HealthCheck, Question, SuccessRate};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
+pub use self::rate::{KEYS, Per, Place, Quota, Rate, RateHeaders, RateLimit};
 pub use self::register::{Check, Reach, Register};
 pub use self::retry::{MAX_BUFFER, OnlyIf, Retry, RetryOn};
 pub use self::source::{Dns, KEEP_FOR, Kubernetes, Local, Source, StaticEndpoint, WhenEmpty};
@@ -245,6 +247,8 @@ pub struct RoutePolicy {
     pub grpc_web: bool,
     /// How calls with JSON become gRPC calls; `None`: they don't.
     pub json: Option<Arc<Json>>,
+    /// How many calls there may be; all must hold. Empty: any number.
+    pub rate_limits: Vec<RateLimit>,
 }
 
 /// `timeout`.
@@ -309,6 +313,7 @@ impl Default for RoutePolicy {
             balance: Balance::Ewma,
             grpc_web: false,
             json: None,
+            rate_limits: Vec::new(),
         }
     }
 }

@@ -6,6 +6,7 @@ mod consul;
 mod discovery;
 mod fitness;
 mod ports;
+mod rate;
 mod register;
 mod retry;
 mod routes;

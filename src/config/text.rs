@@ -77,6 +77,10 @@ formats! {
     Size(u64) = "pillion-size" "a size such as `64KiB`" r"^[0-9.]+([KMG]i?)?B$|\$\{" units::size;
     /// A share.
     Percent(f64) = "pillion-percent" "a percentage such as `20%`" r"^[0-9.]+%$|\$\{" units::percent;
+    /// So many in a time.
+    Rate(super::model::Rate) = "pillion-rate" "a rate such as `50/s`" r"^[0-9]+/(s|min|h|day)$|\$\{" units::rate;
+    /// What a policy is called.
+    Label(String) = "pillion-label" "a name such as `per-client`" r"^[A-Za-z0-9_.-]{1,64}$|\$\{" label_name;
     /// From the shorter to the longer.
     Range(pair::Pair) = "pillion-range" "a range such as `25ms..250ms`" r"^.+\.\..+$|\$\{" units::range;
     /// An address to bind.
@@ -230,6 +234,14 @@ fn word(text: &str) -> Result<String, String> {
     match text.is_empty() || text.chars().any(char::is_control) {
         true => Err("an empty text, or one with control characters".into()),
         false => Ok(text.to_owned()),
+    }
+}
+
+fn label_name(text: &str) -> Result<String, String> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    match text.bytes().all(legal) && (1..=64).contains(&text.len()) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("`{text}` is no name: use up to 64 letters, digits, `-`, `.` and `_`")),
     }
 }
 

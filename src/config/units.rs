@@ -2,7 +2,10 @@
 //! percents, ranges of durations. A number whose unit is missing is refused,
 //! with the ways to write it.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
+
+use super::model::Rate;
 
 /// Longest duration that a file may name.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -19,6 +22,9 @@ const SIZES: [(&str, f64); 7] = [
     ("MiB", 1_048_576.0),
     ("GiB", 1_073_741_824.0),
 ];
+
+/// The times of rates, in seconds.
+const RATES: [(&str, u64); 4] = [("s", 1), ("min", 60), ("h", 3600), ("day", 86_400)];
 
 /// `250ms`, `2s`, `1m30s`, `1.5h`; more than zero.
 pub fn duration(text: &str) -> Result<Duration, String> {
@@ -78,6 +84,32 @@ pub fn size(text: &str) -> Result<u64, String> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let whole = bytes.round() as u64;
     Ok(whole)
+}
+
+/// `50/s`, `1000/min`, `20/h`, `5/day`; at most a million a second.
+pub fn rate(text: &str) -> Result<Rate, String> {
+    let not_a_rate = || format!("`{text}` is no rate: write it like `50/s`, `1000/min`, `20/h` or `5/day`");
+    let (count, unit) = text.split_once('/').ok_or_else(|| match text.parse::<u32>() {
+        Ok(_) => format!("a rate needs a time: write `{text}/s` or `{text}/min`"),
+        Err(_) => not_a_rate(),
+    })?;
+    let Some((_, seconds)) = RATES.iter().find(|(name, _)| *name == unit) else {
+        return Err(format!("`{unit}` is no time of a rate: use `s`, `min`, `h` or `day`"));
+    };
+    if count.is_empty() || !count.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(not_a_rate());
+    }
+    let count = count.parse::<u32>().ok().filter(|count| u64::from(*count) <= seconds * 1_000_000);
+    let count =
+        count.filter(|count| *count <= 1_000_000_000).ok_or("a rate of more than a million a second")?;
+    let count = NonZeroU32::new(count).ok_or("a rate of 0: nothing would ever pass")?;
+    Ok(Rate { count, period: Duration::from_secs(*seconds) })
+}
+
+/// A rate as a file would write it.
+pub fn show_rate(rate: Rate) -> String {
+    let unit = RATES.iter().find(|(_, seconds)| *seconds == rate.period.as_secs());
+    format!("{}/{}", rate.count, unit.map_or("s", |(name, _)| name))
 }
 
 /// `20%`, `0.5%`; as a share from 0 to 1.
@@ -171,6 +203,34 @@ mod tests {
         for text in ["", "5", "5K", "5kb", "KiB", "-1B", "99999999999GB"] {
             assert!(size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn rates_say_in_which_time() {
+        for (text, count, seconds) in
+            [("50/s", 50, 1), ("1000/min", 1000, 60), ("20/h", 20, 3600), ("5/day", 5, 86_400)]
+        {
+            let rate = rate(text).unwrap();
+            assert_eq!((rate.count.get(), rate.period.as_secs()), (count, seconds), "{text}");
+            assert_eq!(show_rate(rate), text);
+        }
+        for text in [
+            "",
+            "50",
+            "/s",
+            "50/",
+            "50/m",
+            "50/sec",
+            "0/s",
+            "-1/s",
+            "1.5/s",
+            "1000001/s",
+            "99999999999/day",
+            "5 /s",
+        ] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+        assert!(rate("50").is_err_and(|error| error.contains("`50/s`")));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod locality;
 pub mod outcome;
 pub mod pulse;
+pub mod rate;
 pub mod retry;
 pub mod routes;
 pub mod sni;

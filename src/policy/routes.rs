@@ -136,6 +136,11 @@ fn takes_path(segments: &[Segment], path: &str) -> bool {
     rest.is_none()
 }
 
+/// A segment of a path, counted from 0, in the form that all ways to write it have.
+pub fn segment(path: &str, index: usize) -> Option<Cow<'_, [u8]>> {
+    path.strip_prefix('/')?.split('/').nth(index).map(decoded)
+}
+
 fn takes_host(wanted: &str, host: &str) -> bool {
     match wanted.strip_prefix('*') {
         Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
@@ -230,6 +235,13 @@ mod tests {
             assert_eq!(find(&one, "GET", target), None, "{target}");
         }
         assert_eq!(find(&one, "POST", "/v1/users/1"), None);
+    }
+
+    #[test]
+    fn segments_are_the_same_however_they_are_written() {
+        assert_eq!(segment("/v1/users/%37", 2).as_deref(), Some(&b"7"[..]));
+        assert_eq!(segment("/v1/users/7/orders", 2).as_deref(), Some(&b"7"[..]));
+        assert_eq!((segment("/v1", 1), segment("*", 0)), (None, None));
     }
 
     #[test]

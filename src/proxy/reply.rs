@@ -133,7 +133,12 @@ pub fn answer(door: &Door, error: &ProxyError, form: Form, mut record: Record) -
     let after =
         error.retry_after.or((error.reason == Reason::ShuttingDown).then_some(Duration::from_secs(1)));
     if let Some(after) = after {
-        headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
+        // Rounded up: who comes a moment too early is refused again.
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        headers.insert(RETRY_AFTER, seconds.max(1).into());
+    }
+    if let Some(fields) = &error.fields {
+        headers.extend(fields.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
     record.answered(response.status());
     response.map(|()| Answer::own(body, record))

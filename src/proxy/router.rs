@@ -12,6 +12,7 @@ use std::time::Instant;
 use http::request;
 
 use super::connection::Door;
+use super::rates::Rated;
 use super::worker::Worker;
 use crate::base::{self, Authority, Origin, Protocol, ProxyError, Reason, UpstreamName};
 use crate::config::Model;
@@ -60,6 +61,8 @@ pub struct Route {
     pub metrics: Rc<RouteMetrics>,
     /// What calls of its upstream may be sent again, by whatever route.
     pub budget: Arc<Budget>,
+    /// The limits of `policy.rate_limits`, in the same order.
+    pub rates: Vec<Arc<Rated>>,
     /// For heads of answers.
     pub limits: Rc<Limits>,
     /// Where it was written.
@@ -349,6 +352,7 @@ impl Target<'_> {
             policy: policy.clone(),
             protocol: self.protocol,
             upstream: self.upstream.clone(),
+            rates: policy.rate_limits.iter().map(|limit| self.worker.rates.get(limit, self.now)).collect(),
             budget: self.worker.budgets().get(&self.upstream.name, inbound, self.now),
             limits: self.limits.clone(),
             origin,

@@ -16,6 +16,7 @@ use tower::{Service, ServiceBuilder};
 use super::connection::Door;
 use super::deadline::{Bounds, Deadline};
 use super::ending::Ending;
+use super::rate::RateLimits;
 use super::retries::{self, Retries};
 use super::router::Route;
 use super::worker::Worker;
@@ -99,6 +100,11 @@ impl Call {
         &self.worker.timers
     }
 
+    /// The caller.
+    pub fn peer(&self) -> std::net::SocketAddr {
+        self.peer
+    }
+
     /// The worker that serves it.
     pub fn worker(&self) -> &Rc<Worker> {
         &self.worker
@@ -178,6 +184,7 @@ pub fn of(
     worker: &Rc<Worker>,
 ) -> impl Service<Attempt, Response = Response<Body>, Error = ProxyError, Future: 'static> + 'static {
     ServiceBuilder::new()
+        .layer_fn(|inner| RateLimits::new(inner, route))
         .layer_fn(|inner| Deadline::new(inner, route, worker))
         .layer_fn(|inner| Retries::new(inner, route))
         .service(tower::service_fn(attempt))

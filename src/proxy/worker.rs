@@ -11,6 +11,7 @@ use metrics::Gauge;
 
 use super::notice::Notices;
 use super::original::Dialled;
+use super::rates::Rates;
 use super::router::Router;
 use super::stack::Layer;
 use crate::base::UpstreamName;
@@ -52,6 +53,8 @@ pub struct Worker {
     pub random: RefCell<fastrand::Rng>,
     /// What a user of the library puts around every route.
     pub layer: Option<Layer>,
+    /// The limits of rates, of all workers.
+    pub rates: Rates,
     /// What the log was told.
     pub notices: Notices,
     stages: [Rc<Cell<Stage>>; 2],
@@ -123,7 +126,7 @@ impl Worker {
     pub fn new(
         model: Arc<Model>,
         board: Board,
-        quotas: Quotas,
+        (quotas, rates): (Quotas, Rates),
         metrics: &Metrics,
         instance: Instance,
         layer: Option<Layer>,
@@ -142,6 +145,7 @@ impl Worker {
             metrics: metrics.clone(),
             random: RefCell::new(fastrand::Rng::new()),
             layer,
+            rates,
             notices: Notices::default(),
             stages: Default::default(),
             listeners: Default::default(),

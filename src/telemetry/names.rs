@@ -74,6 +74,15 @@ names! {
     /// Connections refused or ended by a limit.
     LIMITED = Counter "pillion_limited_total" ["limit"]
         "Times that a limit of the section `limits` was hit.";
+    /// Calls that were too many.
+    RATE_LIMITED = Counter "pillion_rate_limited_total" ["direction", "upstream", "route", "limit", "mode"]
+        "Calls that a `rate_limit` refused (enforce), or would have refused (shadow).";
+    /// Keys of limits.
+    RATE_LIMIT_KEYS = Gauge "pillion_rate_limit_keys" ["direction", "upstream", "route", "limit"]
+        "Values of `per` that a `rate_limit` holds a count for, looked at every second.";
+    /// Calls whose key had no room.
+    RATE_LIMIT_OVERFLOW = Counter "pillion_rate_limit_overflow_total" ["direction", "upstream", "route", "limit"]
+        "Calls with a new value of `per` while as many were held as `keys` allows: they shared one count.";
     /// Bytes of opaque streams.
     TCP_BYTES = Counter "pillion_tcp_bytes_total" ["upstream", "direction"]
         "Bytes of tunnels, upgraded connections and opaque streams, to (sent) and from (received) the upstream.";

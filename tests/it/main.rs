@@ -21,6 +21,7 @@ mod metrics;
 mod misbehaving;
 mod policy;
 mod process;
+mod rate_limits;
 mod retries;
 mod support;
 mod tcp;

@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Values, text};
 use crate::config::Model;
-use crate::config::model::{Balance, HashOn, Json, Retry, RoutePolicy, Timeout};
+use crate::config::model::{Balance, HashOn, Json, Per, RateLimit, Retry, RoutePolicy, Timeout};
+use crate::config::units::show_rate;
 
 /// Each value of `policy`, with its place: that of the first of `prefixes` under
 /// which it was written.
@@ -21,6 +22,7 @@ pub fn policy(model: &Model, prefixes: &[&str], policy: &RoutePolicy) -> Map<Str
     values.put("balance", balance(&policy.balance));
     values.put("grpc_web", policy.grpc_web);
     values.put("json", policy.json.as_deref().map(json_calls));
+    values.put("rate_limit", policy.rate_limits.iter().map(rate_limit).collect::<Vec<_>>());
     match &policy.retry {
         None => values.put("retry", Value::Null),
         Some(retry) => put_retry(&mut values, retry),
@@ -47,6 +49,26 @@ fn json_calls(json: &Json) -> Value {
         "emit_defaults": json.emit_defaults,
         "ignore_unknown": json.ignore_unknown,
         "max_message": json.max_message,
+    })
+}
+
+fn rate_limit(limit: &RateLimit) -> Value {
+    let per = match &limit.quota.per {
+        Per::All => Value::Null,
+        Per::Client => "client".into(),
+        Per::Source => "source".into(),
+        Per::Header(name) => json!({ "header": name.as_str() }),
+        Per::Path(index) => json!({ "segment": index }),
+    };
+    json!({
+        "name": &*limit.name,
+        "rate": show_rate(limit.quota.rate),
+        "burst": limit.quota.burst,
+        "per": per,
+        "keys": limit.quota.keys,
+        "mode": if limit.shadow { "shadow" } else { "enforce" },
+        "headers": limit.headers.as_str(),
+        "origin": limit.origin.to_string(),
     })
 }
 

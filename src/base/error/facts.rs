@@ -114,6 +114,14 @@ impl Reason {
                 "The request came back to the sidecar that sent it",
                 "Look at the address that discovery holds for this service: it is the sidecar's own.",
             ),
+            Self::RateLimited => (
+                "rate_limited",
+                429,
+                G::ResourceExhausted,
+                Client,
+                "The caller has called more often than it may",
+                "Call again after `Retry-After`, call less often, or raise the limit that `rule` names.",
+            ),
             Self::Overload => (
                 "overload",
                 503,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::{Ejection, HealthCheck, Near, Protocol, ProxyProtocol, Retry};
+use super::{Ejection, HealthCheck, Near, Protocol, ProxyProtocol, RateLimits, Retry};
 use crate::config::text::{Bind, Header, Host, Percent, Size, Span, Upstream, Word};
 
 /// Calls to the service: a route, or without `route` what applies to all of them.
@@ -34,6 +34,8 @@ pub struct Inbound {
     pub grpc_web: Option<bool>,
     /// Calls with JSON become gRPC calls. Default: they pass untouched.
     pub json: Option<Json>,
+    /// How many calls there may be in a time. Default: any number.
+    pub rate_limit: Option<RateLimits>,
 }
 
 /// Calls that the service makes: a route, or without `route` what applies to
@@ -103,6 +105,8 @@ pub struct Outbound {
     pub grpc_web: Option<bool>,
     /// Calls with JSON become gRPC calls. Default: they pass untouched.
     pub json: Option<Json>,
+    /// How many calls there may be in a time. Default: any number.
+    pub rate_limit: Option<RateLimits>,
 }
 
 /// How calls with JSON become gRPC calls.

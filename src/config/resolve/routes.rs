@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::header::HeaderName;
 
 use super::ports::Port;
+use super::rate::Rates;
 use super::retry::{self, Asked};
 use super::whole::{self, Claims};
 use super::{At, Routes, set};
@@ -56,6 +57,7 @@ struct Said<'a> {
     balance: Option<&'a form::Balance>,
     grpc_web: Option<bool>,
     json: Option<&'a Arc<Json>>,
+    rates: Option<Rates<'a>>,
 }
 
 impl<'a> From<&'a form::Outbound> for Said<'a> {
@@ -69,6 +71,7 @@ impl<'a> From<&'a form::Outbound> for Said<'a> {
             balance: form.balance.as_ref(),
             grpc_web: form.grpc_web,
             json: None,
+            rates: None,
         }
     }
 }
@@ -94,6 +97,10 @@ impl<'a> Said<'a> {
     /// The same, with the `json` of the entry at `index`.
     fn with_json(self, list: &'a BTreeMap<usize, Arc<Json>>, index: usize) -> Self {
         Self { json: list.get(&index), ..self }
+    }
+
+    fn with_rates(self, rates: Option<Rates<'a>>) -> Self {
+        Self { rates, ..self }
     }
 }
 
@@ -137,7 +144,9 @@ fn inbound(files: &[Routes], model: &mut Model, problems: &mut Problems) {
                 problems.push(at.problem(format!("another entry without `route`; the first is at {place}")));
             }
             first.get_or_insert(at);
-            shared = Said::from(form).with_json(&file.inbound_json, index);
+            shared =
+                Said::from(form).with_json(&file.inbound_json, index).with_rates(Rates::inbound(form, at));
+            Rates::check(shared.rates, problems);
         }
     }
     model.inbound_defaults = policy(Said::default(), shared);
@@ -147,7 +156,10 @@ fn inbound(files: &[Routes], model: &mut Model, problems: &mut Problems) {
             let Some(route) = &form.route else { continue };
             let conditions = (&form.host, &form.headers, &form.query);
             let Some(pattern) = pattern(route, conditions, at, problems) else { continue };
-            let policy = policy(Said::from(form).with_json(&file.inbound_json, index), shared);
+            let own =
+                Said::from(form).with_json(&file.inbound_json, index).with_rates(Rates::inbound(form, at));
+            Rates::check(own.rates, problems);
+            let policy = policy(own, shared);
             model.inbound.push(Route { to: None, pattern, policy, origin: at.key("route").origin() });
         }
     }
@@ -171,7 +183,8 @@ fn blocks<'a>(
                 continue;
             }
             conditions_without_route(at, problems);
-            let said = Said::from(form).with_json(&file.outbound_json, index);
+            let said =
+                Said::from(form).with_json(&file.outbound_json, index).with_rates(Rates::outbound(form, at));
             if let Some(first) = model.upstreams.get(&to.0).and_then(|upstream| upstream.origin.as_ref()) {
                 let name = at.key("to").shown();
                 let message = format!("another entry of `{name}` without `route`; the first is at {first}");
@@ -179,6 +192,7 @@ fn blocks<'a>(
                 continue;
             }
             retry::check(&said.asked(Said::default()), at, problems);
+            Rates::check(said.rates, problems);
             if let Some(listen) = &form.listen {
                 let what = format!("`listen` of `{}`", at.key("to").shown());
                 ports.push(Port::new(listen.0, what, Some(at.key("listen"))));
@@ -208,9 +222,11 @@ fn outbound(
             let conditions = (&form.host, &form.headers, &form.query);
             let pattern = pattern(route, conditions, at, problems);
             let shared = form.to.as_ref().and_then(|to| blocks.get(&to.0)).copied().unwrap_or_default();
-            let said = Said::from(form).with_json(&file.outbound_json, index);
+            let rates = Rates::outbound(form, at);
+            let said = Said::from(form).with_json(&file.outbound_json, index).with_rates(rates);
             let asked = said.asked(shared);
             retry::check(&asked, at, problems);
+            Rates::check(rates, problems);
             let (Some(pattern), Some(to)) = (pattern, &form.to) else { continue };
             retry::check_grpc(&asked, &pattern, at, problems);
             model.upstreams.entry(to.0.clone()).or_default();
@@ -327,6 +343,7 @@ fn policy(own: Said<'_>, shared: Said<'_>) -> RoutePolicy {
     }
     set(&mut policy.grpc_web, own.grpc_web.or(shared.grpc_web));
     policy.json = own.json.or(shared.json).cloned();
+    policy.rate_limits = own.rates.or(shared.rates).map(Rates::limits).unwrap_or_default();
     policy
 }
 

@@ -20,6 +20,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Response, Uri, Version, request};
 
 use super::connection::Door;
+use super::rate::FirstPath;
 use super::router::Route;
 use super::stack::Call;
 use crate::base::{ProxyError, Reason};
@@ -75,6 +76,9 @@ pub fn head(
     let call = json_call(json.clone(), head)?;
     let target =
         format!("/{}/{}", call.called.method.parent_service().full_name(), call.called.method.name());
+    if !route.rates.is_empty() {
+        head.extensions.insert(FirstPath(head.uri.path().to_owned()));
+    }
     retarget(head, target);
     unprefix(&mut head.headers);
     for name in [ACCEPT, ACCEPT_ENCODING] {

@@ -1,7 +1,7 @@
 //! Every way that a request can fail: the status, `pillion-error`, the body
 //! and the metric, for HTTP and for gRPC.
 
-mod grpc;
+pub mod grpc;
 mod scenes;
 
 use std::collections::HashSet;

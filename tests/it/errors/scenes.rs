@@ -63,6 +63,7 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
     (Reason::MessageTooLarge, || translated(Reason::MessageTooLarge, "", &"a".repeat(2000))),
     (Reason::UnsupportedMediaType, || translated(Reason::UnsupportedMediaType, "text/plain", "{}")),
     (Reason::UntranslatableResponse, untranslatable),
+    (Reason::RateLimited, rate_limited),
     (Reason::NoRoute, no_route),
     (Reason::EgressDenied, || {
         let only = |model: &mut Model| model.egress = Egress::RegisteredOnly;
@@ -274,6 +275,17 @@ fn untranslatable() -> Scene {
     let setup = setup.with(|model| model.defaults.json = Some(json));
     let raw = "GET /v1/users/1 HTTP/1.1\r\nHost: users\r\n\r\n";
     scene(Reason::UntranslatableResponse, setup).raw(raw).only_http1().hold(backend)
+}
+
+/// A limit that the first call has used up.
+fn rate_limited() -> Scene {
+    let backend = crate::support::Recorder::start();
+    let limit = crate::rate_limits::limit(1, Duration::from_secs(3600), pillion::config::model::Per::All);
+    let setup = sidecar("front").upstream("users", backend.address());
+    let setup = setup.with(|model| routed(model, |policy| policy.rate_limits = vec![limit]));
+    let scene = scene(Reason::RateLimited, setup).hold(backend);
+    assert_eq!(crate::support::get(scene.address, "users", "/").status, 200);
+    Scene { rule: Some("users.yaml:8:7"), ..scene }
 }
 
 fn no_route() -> Scene {

@@ -1,0 +1,94 @@
+//! How many calls there may be in a time.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::config::text::{Header, Label, Rate, Word};
+
+/// One limit or several.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RateLimits {
+    /// One.
+    One(Box<RateLimit>),
+    /// All of them hold.
+    Several(#[schemars(length(min = 1))] Vec<RateLimit>),
+}
+
+/// How many calls there may be in a time.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["rate"]))]
+pub struct RateLimit {
+    /// What it is called in answers and metrics. Default: by `per`.
+    pub name: Option<Label>,
+    /// How many there may be for long: `50/s`, or per `min`, `h` or `day`.
+    pub rate: Option<Rate>,
+    /// How many there may be at once after a pause. Default: the count of `rate`.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub burst: Option<u32>,
+    /// Who has a count of its own. Default: all calls count together.
+    pub per: Option<Per>,
+    /// Values of `per` that are told apart at one time; further ones share a count.
+    #[schemars(range(min = 1, max = 10_000_000), extend("default" = 100_000))]
+    pub keys: Option<usize>,
+    /// Whether calls are refused, or only counted.
+    #[schemars(extend("default" = "enforce"))]
+    pub mode: Option<RateMode>,
+    /// Which answers tell the caller what it has left.
+    #[schemars(extend("default" = "refusals"))]
+    pub headers: Option<RateHeaders>,
+}
+
+/// Who has a count of its own.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Per {
+    /// Something that every call has.
+    Whom(Whom),
+    /// Something of the request.
+    Part(PerPart),
+}
+
+/// Something that every call has.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Whom {
+    /// Each caller, as far as it is known: its address, of IPv6 the /64.
+    Client,
+    /// Each address, of IPv6 each /64.
+    Source,
+}
+
+/// Something of the request; exactly one of the keys.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct PerPart {
+    /// Each value of this header.
+    pub header: Option<Header>,
+    /// Each value of this parameter of the route.
+    pub path: Option<Word>,
+}
+
+/// Whether calls are refused.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RateMode {
+    /// They are.
+    Enforce,
+    /// They pass, and are counted.
+    Shadow,
+}
+
+/// Which answers tell the caller what it has left.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RateHeaders {
+    /// None.
+    None,
+    /// Those that refuse.
+    Refusals,
+    /// All.
+    All,
+}

@@ -1,0 +1,115 @@
+//! `rate_limit`: how many calls there may be in a time.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::HeaderName;
+
+use crate::base::{Origin, UpstreamName};
+
+/// Values of a key that are told apart at one time; the default of `keys`.
+pub const KEYS: usize = 100_000;
+
+/// One limit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimit {
+    /// What it is called in answers, errors and metrics.
+    pub name: Arc<str>,
+    /// How many, and who counts together. As long as this stays the same, a
+    /// reload changes nothing for the callers.
+    pub quota: Quota,
+    /// Counts what it would refuse and lets it pass; default false.
+    pub shadow: bool,
+    /// Which answers tell the caller what it has left; default those that refuse.
+    pub headers: RateHeaders,
+    /// Whose calls it counts.
+    pub place: Arc<Place>,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+/// How many calls there may be, and who counts together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// How many there may be for long.
+    pub rate: Rate,
+    /// How many there may be at once after a pause; default the count of `rate`.
+    pub burst: NonZeroU32,
+    /// Who has a count of its own.
+    pub per: Per,
+    /// Values of `per` that are told apart at one time; default [`KEYS`].
+    pub keys: usize,
+}
+
+/// `50/s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// So many.
+    pub count: NonZeroU32,
+    /// In this time: a second, a minute, an hour or a day.
+    pub period: Duration,
+}
+
+/// Who has a count of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// Nobody: all calls count together.
+    All,
+    /// Each caller, as far as it is known: its address, of IPv6 the /64.
+    Client,
+    /// Each address, of IPv6 each /64.
+    Source,
+    /// Each value of this header.
+    Header(HeaderName),
+    /// Each value of this segment of the path, counted from 0.
+    Path(usize),
+}
+
+/// Which answers carry `RateLimit` and `RateLimit-Policy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RateHeaders {
+    /// None.
+    None,
+    /// Those that refuse; the default.
+    #[default]
+    Refusals,
+    /// All.
+    All,
+}
+
+/// Whose calls a limit counts: those of the entry where it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The called service; `None` for calls to the service.
+    pub to: Option<UpstreamName>,
+    /// The route; empty for an entry without one.
+    pub route: Arc<str>,
+    /// Its other conditions, as text.
+    pub conditions: Arc<str>,
+}
+
+impl RateHeaders {
+    /// The word that the file uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Refusals => "refusals",
+            Self::All => "all",
+        }
+    }
+}
+
+impl Rate {
+    /// The time that brings one call.
+    pub fn interval(self) -> Duration {
+        (self.period / self.count.get()).max(Duration::from_nanos(1))
+    }
+}
+
+impl Quota {
+    /// The time after which a pause brings no more.
+    pub fn window(&self) -> Duration {
+        self.rate.interval().saturating_mul(self.burst.get())
+    }
+}

@@ -1,0 +1,156 @@
+//! `rate_limit` of an entry.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::At;
+use crate::base::UpstreamName;
+use crate::config::form;
+use crate::config::model::{KEYS, Pattern, Per, Place, Quota, RateHeaders, RateLimit, Segment};
+use crate::config::problem::Problems;
+use crate::config::text::Host;
+
+/// A pause of this length brings back any burst.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// What one entry says of rates, and whose calls it is about.
+#[derive(Clone, Copy)]
+pub(super) struct Rates<'a> {
+    form: &'a form::RateLimits,
+    at: At<'a>,
+    to: Option<&'a UpstreamName>,
+    route: Option<&'a str>,
+    conditions: Conditions<'a>,
+}
+
+/// What else tells a route from others.
+type Conditions<'a> = (&'a Option<Host>, &'a Map, &'a Map);
+type Map = Option<BTreeMap<String, form::Condition>>;
+
+impl<'a> Rates<'a> {
+    /// What the outbound entry at `at` says.
+    pub(super) fn outbound(form: &'a form::Outbound, at: At<'a>) -> Option<Self> {
+        let conditions = (&form.host, &form.headers, &form.query);
+        let (to, route) = (form.to.as_ref().map(|to| &to.0), form.route.as_deref());
+        Some(Self { form: form.rate_limit.as_ref()?, at, to, route, conditions })
+    }
+
+    /// What the inbound entry at `at` says.
+    pub(super) fn inbound(form: &'a form::Inbound, at: At<'a>) -> Option<Self> {
+        let conditions = (&form.host, &form.headers, &form.query);
+        Some(Self { form: form.rate_limit.as_ref()?, at, to: None, route: form.route.as_deref(), conditions })
+    }
+
+    /// The limits; what is wrong was reported by [`Self::check`].
+    pub(super) fn limits(self) -> Vec<RateLimit> {
+        self.read(&mut Problems::default()).into_iter().map(|(_, limit)| limit).collect()
+    }
+
+    /// Reports what is wrong with what an entry says, if it says something.
+    pub(super) fn check(rates: Option<Self>, problems: &mut Problems) {
+        let Some(rates) = rates else { return };
+        let limits = rates.read(problems);
+        for (index, (at, limit)) in limits.iter().enumerate() {
+            if limits[..index].iter().any(|(_, other)| other.name == limit.name) {
+                let problem = at.problem(format!("two limits are called `{}`", limit.name));
+                problems.push(problem.help("give one of them another `name`"));
+            }
+        }
+    }
+
+    fn entry(self, index: usize) -> At<'a> {
+        let at = self.at.key("rate_limit");
+        match self.form {
+            form::RateLimits::One(_) => at,
+            form::RateLimits::Several(_) => at.item(index),
+        }
+    }
+
+    fn read(self, problems: &mut Problems) -> Vec<(At<'a>, RateLimit)> {
+        let place = Arc::new(Place {
+            to: self.to.cloned(),
+            route: self.route.unwrap_or_default().into(),
+            conditions: self.conditions().into(),
+        });
+        let forms: &[form::RateLimit] = match self.form {
+            form::RateLimits::One(form) => std::slice::from_ref(form),
+            form::RateLimits::Several(forms) => forms,
+        };
+        let one = |(index, form)| {
+            let at = self.entry(index);
+            Some((at, self.one(form, at, &place, problems)?))
+        };
+        forms.iter().enumerate().filter_map(one).collect()
+    }
+
+    /// The conditions as text that differs where they do.
+    fn conditions(self) -> String {
+        match self.conditions {
+            (None, None, None) => String::new(),
+            conditions => format!("{conditions:?}"),
+        }
+    }
+
+    fn one(
+        self,
+        form: &form::RateLimit,
+        at: At<'a>,
+        place: &Arc<Place>,
+        problems: &mut Problems,
+    ) -> Option<RateLimit> {
+        let rate = form.rate.as_ref()?.0;
+        let burst = form.burst.and_then(NonZeroU32::new).unwrap_or(rate.count);
+        let (per, word) = match &form.per {
+            None => (Per::All, "all".to_owned()),
+            Some(per) => self.per(per, at.key("per"), problems)?,
+        };
+        let quota = Quota { rate, burst, per, keys: form.keys.unwrap_or(KEYS) };
+        if quota.window() > LONGEST {
+            let message = "at this `rate` it would take more than 366 days until the `burst` is there again";
+            problems.push(at.key("burst").problem(message));
+            return None;
+        }
+        Some(RateLimit {
+            name: form.name.as_ref().map_or(word, |name| name.0.clone()).into(),
+            quota,
+            shadow: matches!(form.mode, Some(form::RateMode::Shadow)),
+            headers: match form.headers {
+                Some(form::RateHeaders::None) => RateHeaders::None,
+                Some(form::RateHeaders::All) => RateHeaders::All,
+                Some(form::RateHeaders::Refusals) | None => RateHeaders::Refusals,
+            },
+            place: place.clone(),
+            origin: at.origin(),
+        })
+    }
+
+    /// Who has a count of its own, and the word for it.
+    fn per(self, form: &form::Per, at: At<'_>, problems: &mut Problems) -> Option<(Per, String)> {
+        let part = match form {
+            form::Per::Whom(form::Whom::Client) => return Some((Per::Client, "client".into())),
+            form::Per::Whom(form::Whom::Source) => return Some((Per::Source, "source".into())),
+            form::Per::Part(part) => part,
+        };
+        if let Some(header) = &part.header {
+            return Some((Per::Header(header.0.clone()), header.0.to_string()));
+        }
+        let name = part.path.as_ref()?.0.as_str();
+        let Some(route) = self.route else {
+            let message = "`path` names a parameter of the route, and there is no `route`";
+            problems.push(at.word("path").problem(message));
+            return None;
+        };
+        // A route that can't be read is reported elsewhere.
+        let pattern = Pattern::parse(route).ok()?;
+        let named = |segment: &Segment| matches!(segment, Segment::Parameter(own) if **own == *name);
+        let Some(index) = pattern.segments.iter().position(named) else {
+            let problem = at.key("path").problem(format!("the route has no parameter `{{{name}}}`"));
+            problems
+                .push(problem.help("a limit can count by one segment of the path, as in `/v1/users/{id}`"));
+            return None;
+        };
+        Some((Per::Path(index), name.to_owned()))
+    }
+}
