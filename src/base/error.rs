@@ -77,6 +77,8 @@ pub enum Reason {
     UntranslatableResponse,
     /// The head of the answer is larger than the limits allow.
     ResponseHeaderTooLarge,
+    /// The caller's own time was over before the call began, or can't suffice.
+    DeadlinePassed,
     /// The route's `timeout` passed.
     Timeout,
     /// Every attempt ran into the route's `retry.per_try`.
@@ -124,7 +126,7 @@ pub struct ProxyError {
 
 impl Reason {
     /// Every reason, for the documentation's and the tests' sake.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::MalformedRequest,
         Self::TargetTooLong,
         Self::HeaderTooLarge,
@@ -152,6 +154,7 @@ impl Reason {
         Self::MalformedResponse,
         Self::UntranslatableResponse,
         Self::ResponseHeaderTooLarge,
+        Self::DeadlinePassed,
         Self::Timeout,
         Self::PerTryTimeout,
         Self::StreamIdle,

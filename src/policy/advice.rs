@@ -67,8 +67,13 @@ impl Advice {
     /// What the head of an answer advises at the time `now` of the wall clock.
     /// The strictest of what it says holds.
     pub fn of(headers: &HeaderMap, now: SystemTime) -> Self {
-        if is_of_one_endpoint(headers) {
-            return Self::None;
+        match sidecars(headers) {
+            // Of one endpoint, or of its end: the attempt that follows goes to another.
+            Some(reason) if reason.facts().side == Side::Upstream => return Self::None,
+            Some(Reason::ShuttingDown) => return Self::None,
+            // The next one would find even less time.
+            Some(Reason::DeadlinePassed) => return Self::Never,
+            _ => {}
         }
         let mut longest = None;
         if let Some(value) = headers.get(PUSHBACK) {
@@ -83,12 +88,10 @@ impl Advice {
     }
 }
 
-/// Whether a sidecar speaks of the endpoint that it fronts, or of its own end:
-/// the attempt that follows goes to another.
-fn is_of_one_endpoint(headers: &HeaderMap) -> bool {
-    let Some(word) = headers.get("pillion-error") else { return false };
-    let reason = Reason::ALL.into_iter().find(|reason| reason.as_str().as_bytes() == word.as_bytes());
-    reason.is_some_and(|reason| reason == Reason::ShuttingDown || reason.facts().side == Side::Upstream)
+/// Why another sidecar answered in place of its service.
+fn sidecars(headers: &HeaderMap) -> Option<Reason> {
+    let word = headers.get("pillion-error")?;
+    Reason::ALL.into_iter().find(|reason| reason.as_str().as_bytes() == word.as_bytes())
 }
 
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
@@ -166,6 +169,7 @@ mod tests {
         for (word, wanted) in [
             ("connect_refused", Advice::None),
             ("shutting_down", Advice::None),
+            ("deadline_passed", Advice::Never),
             ("overload", Advice::After(Duration::from_secs(3))),
             ("no_such_word", Advice::After(Duration::from_secs(3))),
         ] {

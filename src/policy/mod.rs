@@ -5,6 +5,7 @@ pub mod advice;
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod deadline;
 pub mod ejection;
 pub mod fleet;
 pub mod locality;

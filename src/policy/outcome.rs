@@ -35,10 +35,19 @@ impl Outcome<'_> {
     /// See [`Class`].
     pub fn class(self) -> Class {
         match self {
-            Self::Head(status, headers) => class_of_head(status, headers),
+            Self::Head(status, headers) => match class_of_head(status, headers) {
+                Class::Gateway | Class::Server if is_late(headers) => Class::Nothing,
+                class => class,
+            },
             Self::Failed(error) => class_of_error(error),
         }
     }
+}
+
+/// Whether the endpoint's own sidecar refused the call because its caller had
+/// left it no time.
+fn is_late(headers: &HeaderMap) -> bool {
+    headers.get("pillion-error").is_some_and(|word| word == Reason::DeadlinePassed.as_str())
 }
 
 fn class_of_head(status: StatusCode, headers: &HeaderMap) -> Class {
@@ -112,6 +121,11 @@ mod tests {
             assert_eq!(grpc(good, kind), Class::Good, "{good}");
         }
         assert_eq!(grpc("14", "text/plain"), Class::Good, "not gRPC");
+        let late = HeaderMap::from_iter([(
+            http::HeaderName::from_static("pillion-error"),
+            HeaderValue::from_static("deadline_passed"),
+        )]);
+        assert_eq!(Outcome::Head(StatusCode::GATEWAY_TIMEOUT, &late).class(), Class::Nothing);
         let failed = |reason| Outcome::Failed(&ProxyError::new(reason, "")).class();
         assert_eq!(failed(Reason::ConnectRefused), Class::Silent);
         assert_eq!(failed(Reason::Timeout), Class::Silent);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Response, request};
+use http::Response;
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -15,10 +15,11 @@ use super::router::Route;
 use super::stack::Attempt;
 use super::worker::Worker;
 use crate::base::timers::Timer;
-use crate::base::{ProxyError, Reason, grpc};
+use crate::base::{ProxyError, Reason};
 use crate::codec::Body;
 use crate::codec::pace::Moved;
 use crate::config::model::{RoutePolicy, Timeout};
+use crate::policy::deadline::Bounds;
 
 /// The layer's service.
 pub struct Deadline<S> {
@@ -39,25 +40,12 @@ pin_project! {
     }
 }
 
-/// How long a call may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// The end of the whole, whatever moves.
-    pub end: Option<Instant>,
-    /// Whether the end is the caller's own (`grpc-timeout`).
-    pub caller: bool,
-    /// How long nothing may move before the head of the answer.
-    wait: Duration,
-    /// Whether that is the `idle_timeout`.
-    idle: bool,
-}
-
 /// How long a wait may take.
 pub struct Patience {
     /// The end, whatever moves.
     end: Option<Instant>,
-    /// Whether the end is the caller's own.
-    caller: bool,
+    /// The field by which the caller gave the end.
+    caller: Option<&'static str>,
     /// How long nothing may move.
     quiet: Duration,
     /// The request's body, and how far it had come when the timer fired last.
@@ -93,46 +81,6 @@ where
     }
 }
 
-impl Bounds {
-    /// What a policy says of a call that began at `received`, and its caller.
-    /// The smaller of both travels on to the service.
-    pub fn of(policy: &RoutePolicy, received: Instant, head: &mut request::Parts) -> Self {
-        let idle = policy.idle_timeout;
-        let (end, wait) = match policy.timeout {
-            Timeout::Whole(timeout) => (Some(received + timeout), timeout),
-            // The wait for an answer begins when the request is there.
-            Timeout::Head(timeout) => (None, timeout),
-        };
-        let bounds = Self { end, wait: wait.min(idle), caller: false, idle: idle < wait };
-        if !grpc::is_call(head) {
-            return bounds;
-        }
-        let callers = grpc::timeout(&head.headers);
-        match (policy.timeout, callers) {
-            (Timeout::Whole(timeout), callers) if callers.is_none_or(|callers| timeout < callers) => {
-                head.headers.insert(grpc::TIMEOUT, grpc::write_timeout(timeout));
-                bounds
-            }
-            (_, Some(callers)) => {
-                let end = received.checked_add(callers);
-                Self { end, wait: idle, caller: end.is_some(), idle: true }
-            }
-            // A service of gRPC may send its head with its first message, which
-            // may be long in coming.
-            (_, None) => Self { wait: idle, idle: true, ..bounds },
-        }
-    }
-}
-
-impl Bounds {
-    /// What is left, at `now`, for the head of the answer to a call that began
-    /// at `received`.
-    pub fn left(&self, received: Instant, now: Instant) -> Option<Duration> {
-        let end = self.end.or_else(|| received.checked_add(self.wait))?;
-        Some(end.saturating_duration_since(now))
-    }
-}
-
 impl Patience {
     /// The wait for the head of an answer.
     fn of(bounds: Bounds, moved: Option<Moved>) -> Self {
@@ -148,7 +96,7 @@ impl Patience {
     /// What `retry.per_try` says of an attempt.
     pub fn per_try(limit: Duration, moved: Option<Moved>) -> Self {
         let moved = moved.map(|moved| (moved, 0));
-        Self { end: None, caller: false, quiet: limit, moved, reason: Reason::PerTryTimeout }
+        Self { end: None, caller: None, quiet: limit, moved, reason: Reason::PerTryTimeout }
     }
 
     /// The timer has fired at `now`: until when to go on waiting, or why not.
@@ -169,10 +117,10 @@ impl Patience {
         let detail = match reason {
             Reason::StreamIdle => format!("nothing moved for the {:?} of `idle_timeout`", self.quiet),
             Reason::PerTryTimeout => format!("no answer within the {:?} of `retry.per_try`", self.quiet),
-            Reason::Timeout if self.caller => {
-                "no answer within the time that the caller gave with `grpc-timeout`".to_owned()
-            }
-            _ => format!("no answer within the {timeout:?} of `timeout`"),
+            _ => match self.caller {
+                Some(field) => format!("no answer within the time that the caller gave with `{field}`"),
+                None => format!("no answer within the {timeout:?} of `timeout`"),
+            },
         };
         ProxyError::new(reason, detail)
     }
@@ -203,7 +151,7 @@ impl<F: Future<Output = Result<Response<Body>, ProxyError>>> Future for Bounded<
             match this.patience.on(Instant::now(), &this.route.policy) {
                 Ok(until) => this.timer.arm(until),
                 Err(error) => {
-                    let callers = this.patience.caller && error.reason == Reason::Timeout;
+                    let callers = this.patience.caller.is_some() && error.reason == Reason::Timeout;
                     let rule = this.route.origin.clone().filter(|_| !callers);
                     return Poll::Ready(Err(ProxyError { rule, ..error }));
                 }
@@ -258,32 +206,5 @@ mod tests {
         assert_eq!(patience.on(at(4), &whole).unwrap_err().reason, Reason::StreamIdle);
         let mut one = Patience::per_try(Duration::from_secs(1), None);
         assert_eq!(one.on(at(1), &whole).unwrap_err().reason, Reason::PerTryTimeout);
-    }
-
-    #[test]
-    fn the_smaller_of_both_times_bounds_a_call_of_grpc_and_travels_on() {
-        let start = Instant::now();
-        let bounds = |timeout, callers: Option<&'static str>| {
-            let mut head = http::Request::new(()).into_parts().0;
-            head.headers.insert("content-type", http::HeaderValue::from_static("application/grpc"));
-            if let Some(callers) = callers {
-                head.headers.insert(grpc::TIMEOUT, http::HeaderValue::from_static(callers));
-            }
-            let bounds = Bounds::of(&policy(timeout, 300), start, &mut head);
-            let sent = head.headers.get(grpc::TIMEOUT).map(|value| value.to_str().unwrap().to_owned());
-            (bounds.end.map(|end| end - start), bounds.caller, sent)
-        };
-        let seconds = Duration::from_secs;
-        let (whole, head) = (Timeout::Whole(seconds(2)), Timeout::Head(seconds(30)));
-        assert_eq!(bounds(whole, Some("1S")), (Some(seconds(1)), true, Some("1S".into())));
-        assert_eq!(bounds(whole, Some("3S")), (Some(seconds(2)), false, Some("2000000u".into())));
-        assert_eq!(bounds(whole, None), (Some(seconds(2)), false, Some("2000000u".into())));
-        assert_eq!(bounds(head, Some("1S")), (Some(seconds(1)), true, Some("1S".into())));
-        assert_eq!(
-            bounds(head, Some("soon")),
-            (None, false, Some("soon".into())),
-            "for the service to judge"
-        );
-        assert_eq!(bounds(head, None), (None, false, None));
     }
 }

@@ -95,11 +95,14 @@ pub fn prepare(
     // Prepare.
     prepare::request(&mut head, door, &exchange)?;
     let Some(how) = translation else {
-        return Ok(Prepared::Call(Rc::new(Call::new(door, route, head, exchange))));
+        let call = Call::new(door, route, head, exchange);
+        call.in_time()?;
+        return Ok(Prepared::Call(Rc::new(call)));
     };
     record.set_route(route.metrics.clone());
     let mut call = Call::new(door, route, head, exchange);
     call.protocol = Protocol::Grpc;
+    call.in_time()?;
     Ok(Prepared::Translated(Rc::new(call), how))
 }
 
@@ -123,6 +126,7 @@ pub async fn attempt(
         ProxyError { attempts: call.attempts(), ..error }
     })?;
     // Stream the answer back.
+    call.answered(response.status());
     prepare::response(&mut response, door, &call);
     Ok((response, call))
 }

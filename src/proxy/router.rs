@@ -18,6 +18,7 @@ use crate::base::{self, Authority, Origin, Protocol, ProxyError, Reason, Upstrea
 use crate::config::Model;
 use crate::config::model::{self, Limits, RoutePolicy};
 use crate::policy::budget::Budget;
+use crate::policy::deadline::Quickest;
 use crate::policy::routes::{Matcher, upstream_of};
 use crate::policy::sni::Names;
 use crate::telemetry::record::{Direction, RouteMetrics};
@@ -63,6 +64,8 @@ pub struct Route {
     pub budget: Arc<Budget>,
     /// The limits of `policy.rate_limits`, in the same order.
     pub rates: Vec<Arc<Rated>>,
+    /// What its quickest answers take.
+    pub quickest: Cell<Quickest>,
     /// For heads of answers.
     pub limits: Rc<Limits>,
     /// Where it was written.
@@ -354,6 +357,7 @@ impl Target<'_> {
             upstream: self.upstream.clone(),
             rates: policy.rate_limits.iter().map(|limit| self.worker.rates.get(limit, self.now)).collect(),
             budget: self.worker.budgets().get(&self.upstream.name, inbound, self.now),
+            quickest: Cell::default(),
             limits: self.limits.clone(),
             origin,
             grpc: false,

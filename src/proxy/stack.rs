@@ -14,7 +14,7 @@ use tower::util::UnsyncBoxService;
 use tower::{Service, ServiceBuilder};
 
 use super::connection::Door;
-use super::deadline::{Bounds, Deadline};
+use super::deadline::Deadline;
 use super::ending::Ending;
 use super::rate::RateLimits;
 use super::retries::{self, Retries};
@@ -25,6 +25,7 @@ use crate::base::{Protocol, ProxyError, Reason, Side};
 use crate::codec::pace::Moved;
 use crate::codec::{Body, Exchange, Interim, SendContext, Upgrade};
 use crate::config::model::{Balance, HashOn};
+use crate::policy::deadline::Bounds;
 use crate::policy::outcome::{Class, Outcome};
 use crate::upstream::{self, Endpoint, Upstream};
 
@@ -138,6 +139,23 @@ impl Call {
         self.active.take()
     }
 
+    /// Refuses what nobody can answer in the time that the caller has left.
+    pub fn in_time(&self) -> Result<(), ProxyError> {
+        match self.bounds.caller {
+            Some(_) => self.bounds.check(&self.route.quickest.get(), Instant::now()),
+            None => Ok(()),
+        }
+    }
+
+    /// An answer has come: what the quickest take is known where callers give a time.
+    pub fn answered(&self, status: StatusCode) {
+        if self.bounds.caller.is_some() && !status.is_server_error() {
+            let (now, mut quickest) = (Instant::now(), self.route.quickest.get());
+            quickest.observe(now, now.saturating_duration_since(self.received));
+            self.route.quickest.set(quickest);
+        }
+    }
+
     /// Attempts so far that the policy made; what was surely not sent and went
     /// elsewhere at once is none of its own.
     pub fn attempts(&self) -> u32 {
@@ -155,7 +173,7 @@ impl Call {
     /// The wait for an answer was given up for `error`: if that is the fault of
     /// an endpoint, and not of a caller who is slow to send, it counts as one.
     pub fn gave_up(&self, error: &ProxyError) {
-        let callers = (self.bounds.caller && error.reason == Reason::Timeout)
+        let callers = (self.bounds.caller.is_some() && error.reason == Reason::Timeout)
             || self.moved.as_ref().is_some_and(Moved::is_awaited);
         let at = self.at.take();
         if let Some(endpoint) = at.filter(|_| !callers && Outcome::Failed(error).class() == Class::Silent) {
@@ -194,7 +212,10 @@ pub fn of(
 async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, ProxyError> {
     let policy = &call.route.policy;
     let before = call.attempts.replace(call.attempts.get() + 1);
-    let fields: Vec<_> = retries::previous(&call.head, before).into_iter().collect();
+    let mut fields: Vec<_> = retries::previous(&call.head, before).into_iter().collect();
+    if call.bounds.end.is_some() {
+        call.bounds.tell(Instant::now(), &mut fields);
+    }
     let key = match &policy.balance {
         Balance::Hash(on) => hash_key(on, &call),
         _ => None,

@@ -242,6 +242,14 @@ impl Reason {
                 "The head of the service's answer is too large",
                 "Send fewer or smaller header fields, or raise `limits.header_bytes` or `limits.header_fields`.",
             ),
+            Self::DeadlinePassed => (
+                "deadline_passed",
+                504,
+                G::DeadlineExceeded,
+                Client,
+                "The caller's time was over before the call began, or can't suffice",
+                "Look at what `detail` names: the caller gave too little time, or spent it elsewhere.",
+            ),
             Self::Timeout => (
                 "timeout",
                 504,

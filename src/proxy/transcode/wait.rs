@@ -51,7 +51,8 @@ impl Wait {
                 }
                 (_, Poll::Pending) => return Poll::Pending,
             };
-            let rule = self.call.route.origin.clone().filter(|_| !(late && self.call.bounds.caller));
+            let rule =
+                self.call.route.origin.clone().filter(|_| !(late && self.call.bounds.caller.is_some()));
             Poll::Ready(Some(Err(ProxyError { rule, ..error })))
         })
         .await

@@ -100,6 +100,10 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
         let head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "a".repeat(70_000));
         saying(Reason::ResponseHeaderTooLarge, head.leak().as_bytes())
     }),
+    (Reason::DeadlinePassed, || {
+        let raw = "GET / HTTP/1.1\r\nHost: users\r\nPillion-Deadline: 0\r\n\r\n";
+        plain(raw, Reason::DeadlinePassed)
+    }),
     (Reason::Timeout, || {
         let mut scene =
             silent(Reason::Timeout, |model| routed(model, |policy| policy.timeout = Timeout::Whole(SHORT)));

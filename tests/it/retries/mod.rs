@@ -14,7 +14,7 @@ use pillion::config::model::{Retry, RetryOn};
 use crate::support::Request;
 
 /// Retries without long pauses and without a budget in the way.
-fn eager(max: u32) -> Retry {
+pub fn eager(max: u32) -> Retry {
     let on =
         vec![RetryOn::ServerError, RetryOn::Reset, RetryOn::Connect, RetryOn::Refused, RetryOn::Grpc(14)];
     let backoff = (Duration::from_millis(1), Duration::from_millis(2));
@@ -22,7 +22,7 @@ fn eager(max: u32) -> Retry {
 }
 
 /// An answer with a status and more fields, each with its line end.
-fn answer(status: u16, fields: &str) -> Vec<u8> {
+pub fn answer(status: u16, fields: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n{fields}\r\n").into_bytes()
 }
 

@@ -44,7 +44,7 @@ fn a_get_of_http1_and_of_http2_becomes_a_call() {
     assert_eq!(seen.head.uri.authority().unwrap(), "a");
     assert_eq!(seen.head.headers["x-user"], "u");
     assert_eq!(seen.head.headers["x-tenant"], "t");
-    assert_eq!(seen.head.headers["grpc-timeout"], "5S");
+    assert!(seen.head.headers["grpc-timeout"].to_str().unwrap().starts_with("49"), "what is left of it");
     assert!(!seen.head.headers.contains_key("accept-encoding"));
     assert_eq!(messages("GetRequest", &seen.body), [json!({"id": "7", "verbose": true})]);
 
