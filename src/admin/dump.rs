@@ -4,6 +4,7 @@
 //! secret that the model comes to hold does not leak by itself.
 
 mod policy;
+mod shaping;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -98,6 +99,7 @@ fn general(values: &mut Values<'_>, model: &Model) {
     values.put("service.tags", service.tags.iter().map(|tag| tag.to_string()).collect::<Vec<_>>());
     values.put("service.locality.region", service.locality.region.as_deref());
     values.put("service.locality.zone", service.locality.zone.as_deref());
+    values.put("service.environment", service.environment.as_deref());
     values.put("listen.inbound", model.listen.inbound.to_string());
     values.put("listen.outbound", model.listen.outbound.to_string());
     values.put("listen.admin", model.listen.admin.to_string());

@@ -49,6 +49,8 @@ pub enum Reason {
     RateLimited,
     /// A limit of the sidecar itself is reached.
     Overload,
+    /// The route's `fault` has struck.
+    FaultInjected,
     /// The sidecar is ending.
     ShuttingDown,
     /// No source of discovery knows the name.
@@ -121,12 +123,23 @@ pub struct ProxyError {
     /// where it did.
     pub reset: Option<u32>,
     /// Attempts that were made; 0 where nobody has counted.
-    pub attempts: u32,
+    pub attempts: u16,
+    /// What the caller is told in place of what the reason says.
+    pub told: Option<Told>,
+}
+
+/// The two forms in which a caller is told of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The HTTP status.
+    pub status: u16,
+    /// The gRPC status code.
+    pub grpc: GrpcCode,
 }
 
 impl Reason {
     /// Every reason, for the documentation's and the tests' sake.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::MalformedRequest,
         Self::TargetTooLong,
         Self::HeaderTooLarge,
@@ -140,6 +153,7 @@ impl Reason {
         Self::LoopDetected,
         Self::RateLimited,
         Self::Overload,
+        Self::FaultInjected,
         Self::ShuttingDown,
         Self::UnknownUpstream,
         Self::NoEndpoint,
@@ -179,6 +193,7 @@ impl ProxyError {
             fields: None,
             reset: None,
             attempts: 0,
+            told: None,
         }
     }
 
@@ -191,6 +206,17 @@ impl ProxyError {
     #[must_use]
     pub fn by(self, rule: Origin) -> Self {
         Self { rule: Some(rule), ..self }
+    }
+
+    /// The same, told in this way.
+    #[must_use]
+    pub fn told(self, told: Told) -> Self {
+        Self { told: Some(told), ..self }
+    }
+
+    /// The HTTP status of the answer.
+    pub fn status(&self) -> u16 {
+        self.told.map_or_else(|| self.reason.facts().status, |told| told.status)
     }
 
     /// The same, because of the limit with this key under `limits`. Whoever

@@ -11,6 +11,7 @@ mod policy;
 mod rate;
 mod register;
 mod retry;
+mod shaping;
 mod source;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -24,6 +25,7 @@ pub use policy::*;
 pub use rate::*;
 pub use register::*;
 pub use retry::*;
+pub use shaping::*;
 pub use source::*;
 
 /// `pillion.yaml`: the sidecar.
@@ -103,6 +105,9 @@ pub struct Service {
     pub tags: Option<Vec<Word>>,
     /// Where it runs.
     pub locality: Option<Locality>,
+    /// Which of several like it this is, such as `dev` or `production`: some
+    /// faults are made only there.
+    pub environment: Option<Word>,
 }
 
 /// What a service speaks.

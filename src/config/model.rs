@@ -12,6 +12,7 @@ mod json;
 mod rate;
 mod register;
 mod retry;
+pub mod shaping;
 mod source;
 mod upstream;
 
@@ -88,6 +89,8 @@ pub struct Service {
     pub tags: Vec<Arc<str>>,
     /// Where it runs, as far as the file tells.
     pub locality: Locality,
+    /// Which of several like it this is, such as `dev`.
+    pub environment: Option<Arc<str>>,
 }
 
 /// `service.health`.
@@ -249,6 +252,9 @@ pub struct RoutePolicy {
     pub json: Option<Arc<Json>>,
     /// How many calls there may be; all must hold. Empty: any number.
     pub rate_limits: Vec<RateLimit>,
+    /// What is changed of its calls, or answered in place of the upstream;
+    /// `None`: nothing.
+    pub shaping: Option<Arc<shaping::Shaping>>,
 }
 
 /// `timeout`.
@@ -314,6 +320,7 @@ impl Default for RoutePolicy {
             grpc_web: false,
             json: None,
             rate_limits: Vec::new(),
+            shaping: None,
         }
     }
 }
@@ -350,6 +357,7 @@ impl Model {
                 health: None,
                 tags: Vec::new(),
                 locality: Locality::default(),
+                environment: None,
             },
             listen: Listen {
                 inbound: free,

@@ -10,6 +10,7 @@ mod rate;
 mod register;
 mod retry;
 mod routes;
+mod shaping;
 mod whole;
 
 use std::collections::BTreeMap;
@@ -162,6 +163,7 @@ pub(super) fn model(name: UpstreamName, address: Option<SocketAddr>, environment
             health: None,
             tags: Vec::new(),
             locality: Locality::default(),
+            environment: None,
         },
         listen: Listen {
             inbound: SocketAddr::new(any, 8702),
@@ -224,6 +226,7 @@ fn service(form: &form::Service, at: At<'_>, ports: &mut Vec<Port>, problems: &m
             region: text(&locality.region),
             zone: text(&locality.zone),
         }),
+        environment: text(&form.environment),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod pulse;
 pub mod rate;
 pub mod retry;
 pub mod routes;
+pub mod shaping;
 pub mod sni;
 pub mod transcode;
 pub mod vitals;

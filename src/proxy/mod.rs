@@ -21,6 +21,7 @@ mod reply;
 mod request;
 mod retries;
 mod router;
+mod shaping;
 mod stack;
 mod steer;
 mod transcode;

@@ -144,11 +144,18 @@ pub fn answer(door: &Door, error: &ProxyError, form: Form, mut record: Record) -
     response.map(|()| Answer::own(body, record))
 }
 
+/// Answers as the route's policy says.
+pub fn own(door: &Door, mut response: Response<Body>, mut record: Record) -> Response<Answer> {
+    response.headers_mut().insert(DATE, door.worker.date());
+    record.answered(response.status());
+    response.map(|body| Answer::own(body, record))
+}
+
 fn http(error: &ProxyError, facts: &Facts, service: &str) -> (Response<()>, Body) {
     let problem = Problem {
         r#type: format!("urn:pillion:error:{}", facts.word),
         title: facts.title,
-        status: facts.status,
+        status: error.status(),
         detail: &error.detail,
         reason: facts.word,
         remedy: facts.remedy,
@@ -156,7 +163,7 @@ fn http(error: &ProxyError, facts: &Facts, service: &str) -> (Response<()>, Body
         rule: error.rule.as_ref().map(ToString::to_string),
     };
     let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(facts.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    *response.status_mut() = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     let text = serde_json::to_vec(&problem).unwrap_or_default();
     (response, Body::full(text))
@@ -208,6 +215,9 @@ pub(super) fn grpc(
 /// makes of that when it hears it itself
 /// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors>).
 fn code(error: &ProxyError, facts: &Facts) -> u8 {
+    if let Some(told) = error.told {
+        return told.grpc as u8;
+    }
     let code = match error.reset {
         Some(0x7) | None => facts.grpc,
         Some(0x8) => GrpcCode::Cancelled,

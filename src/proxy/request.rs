@@ -13,12 +13,13 @@ use tower::{Service as _, ServiceExt as _};
 
 use super::connection::Door;
 use super::router::Route;
+use super::shaping::{self, Afterwards, Struck};
 use super::stack::{self, Call};
 use super::transcode::{self, Translation};
 use super::waits::Begun;
 use super::{Answer, answer, prepare, reply, tunnel};
 use crate::base::{Protocol, ProxyError};
-use crate::codec::{Body, Exchange, Upgrade};
+use crate::codec::{Body, Exchange, Takeover, Upgrade};
 use crate::telemetry::record::Record;
 
 /// What a request becomes once it is known where it goes.
@@ -29,6 +30,18 @@ pub enum Prepared {
     Translated(Rc<Call>, Translation),
     /// A tunnel to it.
     Tunnel(Rc<Route>, Instant),
+    /// The route has answered it.
+    Answered(Rc<Route>, Box<Response<Body>>),
+}
+
+/// Who has answered.
+enum Answered {
+    /// The upstream.
+    Upstream(Response<Body>, Rc<Call>),
+    /// It, with a tunnel.
+    Tunnel(Takeover),
+    /// The policy of the route.
+    Policy(Response<Body>),
 }
 
 impl Prepared {
@@ -36,7 +49,15 @@ impl Prepared {
     pub fn route(&self) -> &Route {
         match self {
             Self::Call(call) | Self::Translated(call, _) => &call.route,
-            Self::Tunnel(route, _) => route,
+            Self::Tunnel(route, _) | Self::Answered(route, _) => route,
+        }
+    }
+
+    /// The call, where it is one.
+    pub fn call(&self) -> Option<&Call> {
+        match self {
+            Self::Call(call) | Self::Translated(call, _) => Some(call),
+            Self::Tunnel(..) | Self::Answered(..) => None,
         }
     }
 }
@@ -51,40 +72,60 @@ pub fn serve(
     let (head, body) = request.into_parts();
     let mut record = Record::begin(door.worker.unrouted(door.direction), &head.method, exchange.received);
     let form = reply::Form::of(&head);
-    let begun = Begun::new(&door, head, exchange, &mut record);
+    let mut after = None;
+    let begun = Begun::new(&door, head, exchange, &mut record, &mut after);
     async move {
         let prepared = match begun {
             Begun::Prepared(prepared) => prepared,
-            Begun::Waits(waits) => Box::pin(waits.end(&door, &mut record)).await,
+            Begun::Waits(waits) => Box::pin(waits.end(&door, &mut record, &mut after)).await,
         };
         let answered = match prepared {
-            Ok(Prepared::Call(call)) => attempt(&door, call, body).await.map(Ok),
+            Ok(Prepared::Call(call)) => attempt(&door, call, body).await.map(upstream),
             Ok(Prepared::Translated(call, how)) => {
-                Box::pin(transcode::call(door.clone(), call, body, how)).await.map(Ok)
+                Box::pin(transcode::call(door.clone(), call, body, how)).await.map(upstream)
             }
-            Ok(Prepared::Tunnel(route, since)) => Box::pin(tunnel::open(&door, route, since)).await.map(Err),
+            Ok(Prepared::Tunnel(route, since)) => {
+                Box::pin(tunnel::open(&door, route, since)).await.map(Answered::Tunnel)
+            }
+            Ok(Prepared::Answered(_, response)) => Ok(Answered::Policy(*response)),
             Err(error) => Err(error),
         };
-        match answered {
-            Ok(Ok((response, call))) => answer::pass_on(response, call, record),
-            Ok(Err(takeover)) => answer::tunnel(takeover, record),
+        let mut response = match answered {
+            Ok(Answered::Upstream(response, call)) => answer::pass_on(response, call, record),
+            Ok(Answered::Tunnel(takeover)) => answer::tunnel(takeover, record),
+            Ok(Answered::Policy(response)) => reply::own(&door, response, record),
             Err(error) => reply::answer(&door, &error, form, record),
+        };
+        if let Some(after) = after {
+            after.apply(response.headers_mut());
         }
+        response
     }
 }
 
-/// The phases before the first attempt.
+fn upstream((response, call): (Response<Body>, Rc<Call>)) -> Answered {
+    Answered::Upstream(response, call)
+}
+
+/// The phases before the first attempt, and the fault that delays it.
 pub fn prepare(
     door: &Rc<Door>,
     mut head: request::Parts,
     exchange: Exchange,
     record: &mut Record,
-) -> Result<Prepared, ProxyError> {
+    after: &mut Option<Afterwards>,
+) -> Result<(Prepared, Option<Box<Struck>>), ProxyError> {
     // Match.
-    let mut route = door.router().find(door, &head, exchange.authority.as_ref())?;
+    let (mut route, preflight) = shaping::find(door, &mut head, &exchange)?;
     record.set_route(route.metrics.clone());
     if exchange.upgrade == Upgrade::Connect {
-        return Ok(Prepared::Tunnel(route, exchange.received));
+        return Ok((Prepared::Tunnel(route, exchange.received), None));
+    }
+    // Answer, where the route does so itself.
+    if let Some(shaping) = &route.policy.shaping
+        && let Some(own) = shaping::answer(shaping, &route, &head, preflight, after)?
+    {
+        return Ok((Prepared::Answered(route, Box::new(own)), None));
     }
     // Translate.
     let policy = &route.policy;
@@ -92,18 +133,28 @@ pub fn prepare(
         true => transcode::head(door, &mut route, &mut head, &exchange)?,
         false => None,
     };
+    if translation.is_some() {
+        record.set_route(route.metrics.clone());
+        Afterwards::other(after, route.policy.shaping.as_ref());
+    }
     // Prepare.
     prepare::request(&mut head, door, &exchange)?;
-    let Some(how) = translation else {
-        let call = Call::new(door, route, head, exchange);
-        call.in_time()?;
-        return Ok(Prepared::Call(Rc::new(call)));
-    };
-    record.set_route(route.metrics.clone());
+    let mut struck = None;
+    if let Some(shaping) = &route.policy.shaping {
+        struck = shaping::fault(shaping, &route, door, &head)?;
+        let called = matches!(translation, Some(Translation::Json(_)));
+        shaping::request(shaping, &route, &mut head, called)?;
+    }
     let mut call = Call::new(door, route, head, exchange);
-    call.protocol = Protocol::Grpc;
     call.in_time()?;
-    Ok(Prepared::Translated(Rc::new(call), how))
+    let prepared = match translation {
+        None => Prepared::Call(Rc::new(call)),
+        Some(how) => {
+            call.protocol = Protocol::Grpc;
+            Prepared::Translated(Rc::new(call), how)
+        }
+    };
+    Ok((prepared, struck))
 }
 
 /// Attempts, as often as the policy says, and the answer made ready.
@@ -123,7 +174,7 @@ pub async fn attempt(
     };
     let mut response = answered.map_err(|error| {
         call.gave_up(&error);
-        ProxyError { attempts: call.attempts(), ..error }
+        ProxyError { attempts: u16::try_from(call.attempts()).unwrap_or(u16::MAX), ..error }
     })?;
     // Stream the answer back.
     call.answered(response.status());

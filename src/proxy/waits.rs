@@ -1,5 +1,5 @@
 //! What keeps a few requests from being attempted at once: discovery has not
-//! said yet whether it knows where they go.
+//! said yet whether it knows where they go, or a fault delays them.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use http::request;
 use super::connection::Door;
 use super::egress;
 use super::request::{Prepared, prepare};
+use super::shaping::{Afterwards, Struck};
 use crate::base::ProxyError;
 use crate::codec::Exchange;
 use crate::telemetry::record::Record;
@@ -29,35 +30,50 @@ pub enum Begun {
 pub enum Waits {
     /// Captured: whether a source knows the name, before it has a route.
     Name(Rc<Upstream>, Box<(request::Parts, Exchange)>),
-    /// `egress` lets only what is registered pass.
-    Egress(Prepared),
+    /// A fault delays it, or `egress` lets only what is registered pass.
+    Prepared(Prepared, Option<Box<Struck>>),
 }
 
 impl Begun {
     /// Does all that can be done at once.
-    pub fn new(door: &Rc<Door>, head: request::Parts, exchange: Exchange, record: &mut Record) -> Self {
+    pub fn new(
+        door: &Rc<Door>,
+        head: request::Parts,
+        exchange: Exchange,
+        record: &mut Record,
+        after: &mut Option<Afterwards>,
+    ) -> Self {
         if let Some(upstream) = door.router().unanswered(door, exchange.authority.as_ref()) {
             return Self::Waits(Waits::Name(upstream, Box::new((head, exchange))));
         }
-        match prepare(door, head, exchange, record) {
-            Ok(prepared) if !egress::is_open(door, prepared.route()) => Self::Waits(Waits::Egress(prepared)),
-            prepared => Self::Prepared(prepared),
+        match prepare(door, head, exchange, record, after) {
+            Ok((prepared, None)) if egress::is_open(door, prepared.route()) => Self::Prepared(Ok(prepared)),
+            Ok((prepared, struck)) => Self::Waits(Waits::Prepared(prepared, struck)),
+            Err(error) => Self::Prepared(Err(error)),
         }
     }
 }
 
 impl Waits {
     /// Waits, and does the rest.
-    pub async fn end(self, door: &Rc<Door>, record: &mut Record) -> Result<Prepared, ProxyError> {
-        let prepared = match self {
+    pub async fn end(
+        self,
+        door: &Rc<Door>,
+        record: &mut Record,
+        after: &mut Option<Afterwards>,
+    ) -> Result<Prepared, ProxyError> {
+        let (prepared, struck) = match self {
             Self::Name(upstream, request) => {
                 let (head, exchange) = *request;
                 // Without the name there is the first destination.
                 upstream.answered(FIRST_ANSWER, &door.worker.timers).await;
-                prepare(door, head, exchange, record)?
+                prepare(door, head, exchange, record, after)?
             }
-            Self::Egress(prepared) => prepared,
+            Self::Prepared(prepared, struck) => (prepared, struck),
         };
+        if let Some(struck) = struck {
+            struck.strike(prepared.route(), door, prepared.call()).await?;
+        }
         egress::admit(door, prepared.route()).await?;
         Ok(prepared)
     }

@@ -62,6 +62,9 @@ names! {
     /// Attempts that were not made.
     RETRIES_SKIPPED = Counter "pillion_retries_skipped_total" ["upstream", "why"]
         "Failures that `retry` names and that were passed on: max, budget, deadline, pushback, method, body, begun.";
+    /// Faults made on purpose.
+    FAULTS = Counter "pillion_faults_total" ["upstream", "kind"]
+        "Calls that a `fault` has struck: delay, abort. One that waits and is then aborted counts twice.";
     /// Connections accepted.
     CONNECTIONS = Counter "pillion_connections_total" ["direction", "protocol"]
         "Connections accepted, by what was spoken on them.";

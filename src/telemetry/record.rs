@@ -88,6 +88,11 @@ impl RouteMetrics {
         self.metrics.counter(&names::RETRIES_SKIPPED, &[&self.upstream, why]).increment(1);
     }
 
+    /// Counts a call that a fault has struck.
+    pub fn struck(&self, kind: &str) {
+        self.metrics.counter(&names::FAULTS, &[&self.upstream, kind]).increment(1);
+    }
+
     /// Which way its requests go.
     pub fn direction(&self) -> Direction {
         self.direction

@@ -24,6 +24,7 @@ mod policy;
 mod process;
 mod rate_limits;
 mod retries;
+mod shaping;
 mod support;
 mod tcp;
 mod transcode;

@@ -23,6 +23,7 @@ pub fn policy(model: &Model, prefixes: &[&str], policy: &RoutePolicy) -> Map<Str
     values.put("grpc_web", policy.grpc_web);
     values.put("json", policy.json.as_deref().map(json_calls));
     values.put("rate_limit", policy.rate_limits.iter().map(rate_limit).collect::<Vec<_>>());
+    super::shaping::put(&mut values, policy.shaping.as_deref());
     match &policy.retry {
         None => values.put("retry", Value::Null),
         Some(retry) => put_retry(&mut values, retry),

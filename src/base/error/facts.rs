@@ -130,6 +130,14 @@ impl Reason {
                 "A limit of the sidecar is reached",
                 "`detail` names the limit; raise it under `limits`, or add instances.",
             ),
+            Self::FaultInjected => (
+                "fault_injected",
+                503,
+                G::Unavailable,
+                Proxy,
+                "A fault was made on purpose",
+                "Nothing is broken: the route's `fault` says so, and `rule` says where it stands.",
+            ),
             Self::ShuttingDown => (
                 "shutting_down",
                 503,

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::{Ejection, HealthCheck, Near, Protocol, ProxyProtocol, RateLimits, Retry};
+use super::{
+    Cors, Ejection, Fault, HeaderEdit, HealthCheck, Near, Protocol, ProxyProtocol, RateLimits, Redirect,
+    Respond, Retry, Rewrite,
+};
 use crate::config::text::{Bind, Header, Host, Percent, Size, Span, Upstream, Word};
 
 /// Calls to the service: a route, or without `route` what applies to all of them.
@@ -36,6 +39,20 @@ pub struct Inbound {
     pub json: Option<Json>,
     /// How many calls there may be in a time. Default: any number.
     pub rate_limit: Option<RateLimits>,
+    /// What becomes of the header fields of calls.
+    pub request_headers: Option<HeaderEdit>,
+    /// What becomes of the header fields of answers.
+    pub response_headers: Option<HeaderEdit>,
+    /// Another target. Default: as the caller wrote it.
+    pub rewrite: Option<Rewrite>,
+    /// Sends callers elsewhere; only with `route`.
+    pub redirect: Option<Redirect>,
+    /// Answers without an upstream; only with `route`.
+    pub respond: Option<Respond>,
+    /// Faults that are made on purpose.
+    pub fault: Option<Fault>,
+    /// Which pages of other origins may read answers. Default: the service says.
+    pub cors: Option<Cors>,
 }
 
 /// Calls that the service makes: a route, or without `route` what applies to
@@ -107,6 +124,18 @@ pub struct Outbound {
     pub json: Option<Json>,
     /// How many calls there may be in a time. Default: any number.
     pub rate_limit: Option<RateLimits>,
+    /// What becomes of the header fields of calls.
+    pub request_headers: Option<HeaderEdit>,
+    /// What becomes of the header fields of answers.
+    pub response_headers: Option<HeaderEdit>,
+    /// Another target. Default: as the caller wrote it.
+    pub rewrite: Option<Rewrite>,
+    /// Sends callers elsewhere; only with `route`.
+    pub redirect: Option<Redirect>,
+    /// Answers without an upstream; only with `route`.
+    pub respond: Option<Respond>,
+    /// Faults that are made on purpose.
+    pub fault: Option<Fault>,
 }
 
 /// How calls with JSON become gRPC calls.

@@ -11,6 +11,7 @@ use http::header::HeaderName;
 use super::ports::Port;
 use super::rate::Rates;
 use super::retry::{self, Asked};
+use super::shaping;
 use super::whole::{self, Claims};
 use super::{At, Routes, set};
 use crate::base::UpstreamName;
@@ -58,6 +59,7 @@ struct Said<'a> {
     grpc_web: Option<bool>,
     json: Option<&'a Arc<Json>>,
     rates: Option<Rates<'a>>,
+    shaping: shaping::Said<'a>,
 }
 
 impl<'a> From<&'a form::Outbound> for Said<'a> {
@@ -72,23 +74,31 @@ impl<'a> From<&'a form::Outbound> for Said<'a> {
             grpc_web: form.grpc_web,
             json: None,
             rates: None,
+            shaping: form.into(),
         }
     }
 }
 
-impl From<&form::Inbound> for Said<'_> {
-    fn from(form: &form::Inbound) -> Self {
+impl<'a> From<&'a form::Inbound> for Said<'a> {
+    fn from(form: &'a form::Inbound) -> Self {
         Self {
             timeout: form.timeout.as_ref().map(|d| d.0),
             idle_timeout: form.idle_timeout.as_ref().map(|d| d.0),
             tunnel_idle: form.tunnel_idle.as_ref().map(|d| d.0),
             grpc_web: form.grpc_web,
+            shaping: form.into(),
             ..Self::default()
         }
     }
 }
 
 impl<'a> Said<'a> {
+    /// What holds for a route, or for the calls that no route takes.
+    fn policy(self, shared: Self, pattern: Option<&Pattern>, model: &Model) -> RoutePolicy {
+        let shaping = shaping::shaping(self.shaping, shared.shaping, pattern, model);
+        RoutePolicy { shaping, ..policy(self, shared) }
+    }
+
     /// What its retries go by.
     fn asked(self, shared: Self) -> Asked<'a> {
         Asked { own: self.retry, shared: shared.retry, timeout: self.timeout, policy: policy(self, shared) }
@@ -147,9 +157,10 @@ fn inbound(files: &[Routes], model: &mut Model, problems: &mut Problems) {
             shared =
                 Said::from(form).with_json(&file.inbound_json, index).with_rates(Rates::inbound(form, at));
             Rates::check(shared.rates, problems);
+            shaping::check(shared.shaping, None, model, at, problems);
         }
     }
-    model.inbound_defaults = policy(Said::default(), shared);
+    model.inbound_defaults = Said::default().policy(shared, None, model);
     for (file, list) in files.iter().map(|file| (file, &file.inbound)) {
         for (index, form) in list.iter().enumerate() {
             let at = At::root(&file.file, &file.root).key("inbound").item(index);
@@ -159,7 +170,8 @@ fn inbound(files: &[Routes], model: &mut Model, problems: &mut Problems) {
             let own =
                 Said::from(form).with_json(&file.inbound_json, index).with_rates(Rates::inbound(form, at));
             Rates::check(own.rates, problems);
-            let policy = policy(own, shared);
+            shaping::check(own.shaping, Some(&pattern), model, at, problems);
+            let policy = own.policy(shared, Some(&pattern), model);
             model.inbound.push(Route { to: None, pattern, policy, origin: at.key("route").origin() });
         }
     }
@@ -178,7 +190,9 @@ fn blocks<'a>(
         for (index, form) in list.iter().enumerate() {
             let at = At::root(&file.file, &file.root).key("outbound").item(index);
             let Some(to) = &form.to else { continue };
-            defined(&to.0, at.key("to"), known, problems);
+            if !shaping::Said::from(form).is_direct() {
+                defined(&to.0, at.key("to"), known, problems);
+            }
             if form.route.is_some() || at.node.lost("route") {
                 continue;
             }
@@ -193,11 +207,12 @@ fn blocks<'a>(
             }
             retry::check(&said.asked(Said::default()), at, problems);
             Rates::check(said.rates, problems);
+            shaping::check(said.shaping, None, model, at, problems);
             if let Some(listen) = &form.listen {
                 let what = format!("`listen` of `{}`", at.key("to").shown());
                 ports.push(Port::new(listen.0, what, Some(at.key("listen"))));
             }
-            let policy = policy(said, Said::default());
+            let policy = said.policy(Said::default(), None, model);
             let upstream = whole::upstream(form, policy, at, &mut claims, problems);
             places.extend(upstream.origin.clone().map(|origin| (origin, at)));
             model.upstreams.insert(to.0.clone(), upstream);
@@ -230,7 +245,8 @@ fn outbound(
             let (Some(pattern), Some(to)) = (pattern, &form.to) else { continue };
             retry::check_grpc(&asked, &pattern, at, problems);
             model.upstreams.entry(to.0.clone()).or_default();
-            let policy = policy(said, shared);
+            shaping::check(said.shaping, Some(&pattern), model, at, problems);
+            let policy = said.policy(shared, Some(&pattern), model);
             model.outbound.push(Route {
                 to: Some(to.0.clone()),
                 pattern,

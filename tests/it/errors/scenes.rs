@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pillion::base::{Origin, Reason, UpstreamName};
 use pillion::config::Model;
+use pillion::config::model::shaping::{Fault, Shaping, told_by_status};
 use pillion::config::model::{
     Connections, Dns, Egress, Pattern, Retry, RetryOn, Route, RoutePolicy, Segment, Source, Timeout, Upstream,
 };
@@ -71,6 +72,16 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
     }),
     (Reason::LoopDetected, loop_detected),
     (Reason::Overload, overload),
+    (Reason::FaultInjected, || {
+        let told = told_by_status(503);
+        let fault = Fault { delay: None, abort: Some(told), share: 1.0, if_header: None };
+        let shaping = Shaping { fault: Some(fault), ..Shaping::default() };
+        let setup = sidecar("front").empty("users").with(|model| {
+            routed(model, |policy| policy.shaping = Some(Arc::new(shaping)));
+        });
+        let scene = scene(Reason::FaultInjected, setup);
+        Scene { rule: Some("users.yaml:7:5"), ..scene }
+    }),
     (Reason::ShuttingDown, shutting_down),
     (Reason::UnknownUpstream, || scene(Reason::UnknownUpstream, sidecar("front").empty("others"))),
     (Reason::NoEndpoint, || scene(Reason::NoEndpoint, sidecar("front").empty("users"))),
