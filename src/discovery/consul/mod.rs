@@ -12,6 +12,7 @@
 //! - dropping a feed ends its question and its connection.
 
 mod entries;
+mod hosts;
 mod judge;
 mod pace;
 mod query;
