@@ -2,6 +2,7 @@
 //! to refuse at a chosen moment. Real ones are in `tests/real/consul`.
 
 mod hosts;
+mod reload;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

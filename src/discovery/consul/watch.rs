@@ -100,7 +100,7 @@ impl<'a> Known<'a> {
             source,
             client,
             name,
-            judge: Judge::new(keep, &before),
+            judge: Judge::new(keep, before),
             pace: Pace::new(Instant::now()),
             hosts: Hosts::default(),
             last: None,
@@ -162,7 +162,7 @@ impl<'a> Known<'a> {
             let kept = crate::config::units::show(self.source.made_of.keep_lost);
             tracing::warn!(name = %self.name, count, why, "Consul no longer names endpoints, which are kept for {kept}");
         }
-        self.source.memory.keep(self.name, self.judge.held(), self.source.made_of.keep_lost);
+        self.source.memory.keep(self.name, self.judge.in_force(), self.source.made_of.keep_lost);
         outlet.tell(answer).await
     }
 
