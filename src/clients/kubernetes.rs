@@ -28,6 +28,7 @@ use tokio::time::{Instant, timeout};
 use tower::{BoxError, ServiceBuilder, service_fn};
 
 use self::spread::Spread;
+use super::chain;
 
 /// For a connection, and for the head of an answer.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -356,18 +357,4 @@ impl From<Error> for Failure {
         let said = if status.message.is_empty() { &status.reason } else { &status.message };
         Self { kind, why: format!("the server answered {}: {said}", status.code).into(), retry_after }
     }
-}
-
-/// An error with what caused it, each cause once.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
