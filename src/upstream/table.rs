@@ -169,7 +169,7 @@ impl Upstream {
         let (members, _) = Slots::new(Watch::new(now)).place(&set, now);
         let layout = Arc::new(Layout::new(members, &Locality::default()));
         let crew = Crew::new(connects.clone());
-        let fleet = Arc::new(Fleet::new(layout, 0.0, Ways::ALL));
+        let fleet = Arc::new(Fleet::new(layout, 0.0, Ways::ALL, now));
         Rc::new(Self {
             name,
             connects,
