@@ -1,7 +1,7 @@
 //! /clusters: each upstream with its endpoints, who told of them, how old that
 //! is, and how the endpoints fare.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::SystemTime;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{AdminState, EndpointStats};
 use crate::base::directory::Known;
 use crate::base::{Endpoint, EndpointSet, Resolution, Said, Standing, Told, Trail, UpstreamName};
+use crate::config::Model;
 use crate::upstream::snapshot::IN_USE;
 
 #[derive(Deserialize)]
@@ -25,7 +26,7 @@ pub(super) struct Wanted {
 type Stats = HashMap<(UpstreamName, SocketAddr), EndpointStats>;
 
 pub(super) async fn clusters(State(state): State<AdminState>, Query(wanted): Query<Wanted>) -> Response {
-    let upstreams = state.directory.dump();
+    let upstreams = with_named(state.directory.dump(), &(state.model)());
     let stats: Stats =
         (state.endpoints)().into_iter().map(|one| ((one.upstream.clone(), one.address), one)).collect();
     #[expect(clippy::disallowed_methods, reason = "the age of an answer is shown to a person")]
@@ -37,8 +38,23 @@ pub(super) async fn clusters(State(state): State<AdminState>, Query(wanted): Que
     }
 }
 
+/// Also what the policy names and nobody has called for a while: without any
+/// word of a source.
+fn with_named(mut all: Vec<Known>, model: &Model) -> Vec<Known> {
+    let routes = model.outbound.iter().filter_map(|route| route.to.as_ref());
+    let named: BTreeSet<&UpstreamName> = model.upstreams.keys().chain(routes).collect();
+    for name in named {
+        if let Err(index) = all.binary_search_by(|known| known.name.cmp(name)) {
+            let (resolution, trail) = (Resolution::Pending, Trail::default());
+            all.insert(index, Known { name: name.clone(), resolution, trail });
+        }
+    }
+    all
+}
+
 fn as_json(upstreams: &[Known], stats: &Stats, now: SystemTime) -> Value {
-    let one = |Known { name, resolution, trail }: &Known| {
+    let one = |known: &Known| {
+        let Known { name, resolution, trail } = known;
         let mut shown = match resolution {
             Resolution::Found(set) => json!({
                 "source": set.source,
@@ -47,10 +63,10 @@ fn as_json(upstreams: &[Known], stats: &Stats, now: SystemTime) -> Value {
                 "endpoints":
                     set.endpoints.iter().map(|e| endpoint(e, of(stats, name, e))).collect::<Vec<_>>(),
             }),
-            _ => json!({ "why": why(resolution), "endpoints": [] }),
+            _ => json!({ "why": why(known), "endpoints": [] }),
         };
         shown["upstream"] = name.as_str().into();
-        shown["state"] = state_of(resolution).into();
+        shown["state"] = state_of(known).into();
         shown["chain"] = trail.told.iter().map(|told| link(told, now)).collect();
         shown
     };
@@ -121,7 +137,8 @@ fn endpoint(endpoint: &Endpoint, stats: Option<&EndpointStats>) -> Value {
 
 fn as_text(upstreams: &[Known], stats: &Stats, now: SystemTime) -> String {
     let mut text = String::new();
-    for Known { name, resolution, trail } in upstreams {
+    for known in upstreams {
+        let Known { name, resolution, trail } = known;
         match resolution {
             Resolution::Found(set) => {
                 let (number, age) = (set.endpoints.len(), age(set, trail, now));
@@ -135,7 +152,7 @@ fn as_text(upstreams: &[Known], stats: &Stats, now: SystemTime) -> String {
                 }
             }
             _ => {
-                let _ = writeln!(text, "{name}  {}", why(resolution));
+                let _ = writeln!(text, "{name}  {}", why(known));
             }
         }
     }
@@ -199,8 +216,9 @@ fn seconds_since(at: SystemTime, now: SystemTime) -> u64 {
     now.duration_since(at).map_or(0, |since| since.as_secs())
 }
 
-fn state_of(resolution: &Resolution) -> &'static str {
-    match resolution {
+fn state_of(known: &Known) -> &'static str {
+    match known.resolution {
+        Resolution::Pending if known.trail.told.is_empty() => "idle",
         Resolution::Pending => "pending",
         Resolution::Found(_) => "found",
         Resolution::Unknown => "unknown",
@@ -209,8 +227,11 @@ fn state_of(resolution: &Resolution) -> &'static str {
     }
 }
 
-fn why(resolution: &Resolution) -> String {
-    match resolution {
+fn why(known: &Known) -> String {
+    match &known.resolution {
+        Resolution::Pending if known.trail.told.is_empty() => {
+            "not called for a while; the next call finds it again".into()
+        }
         Resolution::Pending => "no source has answered yet".into(),
         Resolution::Found(_) => String::new(),
         Resolution::Unknown => "no source knows a service of this name".into(),

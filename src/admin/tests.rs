@@ -130,16 +130,23 @@ fn the_dump_names_the_place_of_each_value() {
 
 #[test]
 fn clusters_come_as_json_and_as_text() {
-    let served = serve_for_test(Model::minimal("orders"));
+    let mut model = Model::minimal("orders");
+    // The policy names it, and nobody has called it for a while.
+    model.upstreams.insert(UpstreamName::new("mail"), crate::config::model::Upstream::default());
+    let served = serve_for_test(model);
     let clusters = json_of(&ask(served.admin, "GET", "/clusters", "").1);
-    let users = &clusters["upstreams"][0];
+    let idle = &clusters["upstreams"][0];
+    assert_eq!((&idle["upstream"], &idle["state"]), (&"mail".into(), &"idle".into()));
+    let users = &clusters["upstreams"][1];
     assert_eq!((users["upstream"].as_str(), users["source"].as_str()), (Some("users"), Some("static")));
     assert!(users["age_seconds"].as_u64().unwrap() > 1_000_000);
     assert_eq!(users["endpoints"][0]["address"], "127.0.0.1:9");
     assert_eq!(users["endpoints"][0]["failures"], 2);
     let (_, text) = ask(served.admin, "GET", "/clusters?format=text", "");
     assert!(
-        text.contains("users  1 by static") && text.contains("failures 2 connections 3 ewma 1.2 ms"),
+        text.contains("mail  not called for a while")
+            && text.contains("users  1 by static")
+            && text.contains("failures 2 connections 3 ewma 1.2 ms"),
         "{text}"
     );
     assert_eq!(ask(served.admin, "GET", "/clusters?format=xml", "").0, 400);

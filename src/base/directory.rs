@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +43,10 @@ struct Addresses {
     written: Mutex<Vec<(SocketAddr, UpstreamName)>>,
     /// Addresses that lead to a name and are none of its endpoints.
     leading: Mutex<HashMap<UpstreamName, Vec<SocketAddr>>>,
+    /// Names of the policy, each with what led to it when it was let go.
+    named: Mutex<HashMap<UpstreamName, Vec<SocketAddr>>>,
+    /// Somebody has asked for an address.
+    asked: AtomicBool,
     news: Notify,
 }
 
@@ -96,6 +101,7 @@ impl Directory {
 
     /// Follows a name of the policy, for which there is always room.
     pub fn watch_named(&self, name: &UpstreamName) -> watch::Receiver<Resolution> {
+        self.addresses.named.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default();
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         self.subscribe(&mut entries, name)
     }
@@ -113,20 +119,44 @@ impl Directory {
     }
 
     /// Drops `name` if nobody reads it. Returns whether it was dropped: then
-    /// discovery stops looking for it, and the next asker starts anew.
+    /// discovery stops looking for it, and the next asker starts anew. Where the
+    /// policy names it, what [`Directory::lead`] said last still leads to it;
+    /// addresses of endpoints may soon be those of others.
     pub fn forget(&self, name: &UpstreamName) -> bool {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         match entries.get(name) {
-            Some(entry) if entry.sender.is_closed() => entries.remove(name).is_some(),
+            Some(entry) if entry.sender.is_closed() => {
+                entries.remove(name);
+                drop(entries);
+                self.remember(name);
+                true
+            }
             Some(_) => false,
             None => true,
+        }
+    }
+
+    fn remember(&self, name: &UpstreamName) {
+        let leading =
+            self.addresses.leading.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let mut named = self.addresses.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = named.get_mut(name) {
+            *held = leading.unwrap_or_default();
         }
     }
 
     /// The upstream that has `address` as an endpoint, as far as is known: of
     /// names that somebody asked for, and of those in [`Directory::write_down`].
     pub fn at(&self, address: SocketAddr) -> Option<UpstreamName> {
+        if !self.addresses.asked.load(Relaxed) {
+            self.addresses.asked.store(true, Relaxed);
+        }
         self.addresses.index.load().get(&address).cloned()
+    }
+
+    /// Whether [`Directory::at`] was ever called: connections are captured here.
+    pub fn is_asked_for_addresses(&self) -> bool {
+        self.addresses.asked.load(Relaxed)
     }
 
     /// Addresses that are known whether or not somebody has asked for their
@@ -180,7 +210,16 @@ impl Directory {
         {
             addresses.iter().for_each(|address| add(*address, name));
         }
-        for (name, entry) in self.entries.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = self.addresses.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let at_rest = |name: &UpstreamName| {
+            entries.get(name).is_none_or(|entry| *entry.sender.borrow() == Resolution::Pending)
+        };
+        for (name, addresses) in named.iter().filter(|(name, _)| at_rest(name)) {
+            addresses.iter().for_each(|address| add(*address, name));
+        }
+        drop(named);
+        for (name, entry) in entries.iter() {
             // A literal address names nothing.
             if let Resolution::Found(set) = &*entry.sender.borrow()
                 && name.as_literal(0).is_none()
@@ -188,6 +227,7 @@ impl Directory {
                 set.endpoints.iter().for_each(|endpoint| add(endpoint.address, name));
             }
         }
+        drop(entries);
         self.addresses.index.store(Arc::new(index));
     }
 
@@ -262,6 +302,42 @@ mod tests {
         directory.lead(&name, &[]);
         tokio::time::sleep(INDEX_PAUSE * 2).await;
         assert_eq!(directory.at(address), None);
+        keeper.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_led_to_a_name_of_the_policy_leads_to_it_when_it_is_let_go() {
+        let (directory, mut names) = Directory::new();
+        let keeper = directory.clone();
+        let keeper = tokio::spawn(async move { keeper.keep_index().await });
+        let settled = || tokio::time::sleep(INDEX_PAUSE * 2);
+        let (db, other) = (UpstreamName::new("db"), UpstreamName::new("other"));
+        let readers = (directory.watch_named(&db), directory.watch(&other).unwrap());
+        let [first, second] = [1, 2].map(|port| SocketAddr::from(([10, 96, 0, 1], port)));
+        directory.lead(&db, &[first]);
+        directory.lead(&other, &[second]);
+        settled().await;
+        assert!(!directory.is_asked_for_addresses());
+        drop(readers);
+        for name in [&db, &other] {
+            assert!(directory.forget(name));
+            directory.lead(name, &[]);
+        }
+        settled().await;
+        assert_eq!(directory.at(first), Some(db.clone()));
+        assert_eq!(directory.at(second), None, "no policy names it");
+        assert!(directory.is_asked_for_addresses());
+        // It is followed again, and found elsewhere.
+        let _reader = directory.watch_named(&db);
+        directory.changed();
+        settled().await;
+        assert_eq!(directory.at(first), Some(db.clone()), "nothing else is known yet");
+        while let Ok(subscription) = names.try_recv() {
+            subscription.sender.send_replace(Resolution::Unknown);
+        }
+        directory.changed();
+        settled().await;
+        assert_eq!(directory.at(first), None);
         keeper.abort();
     }
 

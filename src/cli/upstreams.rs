@@ -144,6 +144,10 @@ fn state(upstream: &Upstream) -> &str {
 
 /// How many, and how many of them are not simply ready.
 fn endpoints(upstream: &Upstream) -> String {
+    // Nobody knows: they are not looked for.
+    if upstream.state == "idle" {
+        return "-".to_owned();
+    }
     let mut words: Vec<(&str, usize)> = Vec::new();
     let special = |endpoint: &&Endpoint| !matches!(endpoint.state.as_str(), "" | "ready");
     for endpoint in upstream.endpoints.iter().filter(special) {

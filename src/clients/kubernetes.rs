@@ -1,9 +1,11 @@
 //! The API of Kubernetes: lists and watches of one kind of object.
 //!
-//! All calls share one HTTP/2 connection (kube's own transport would take one
-//! connection for each watch), which is asked every 10 s whether it still lives.
+//! Calls share HTTP/2 connections, 40 each (kube's own transport would take one
+//! connection for each watch), which are asked every 10 s whether they still live.
 //! `kube` knows where the server is and who we are: the service account of a pod,
 //! whose token and authority it reads again every minute, or a kubeconfig.
+
+mod spread;
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -11,21 +13,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
-use http_body_util::Limited;
-use hyper::body::Incoming;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{ListParams, VersionMatch, WatchEvent, WatchParams};
-use kube::client::{Body, ClientBuilder, ConfigExt as _};
+use kube::client::{ClientBuilder, ConfigExt as _};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Config, Error, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, ServiceBuilder, service_fn};
+
+use self::spread::Spread;
+use super::chain;
 
 /// For a connection, and for the head of an answer.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -35,8 +38,6 @@ const LIST: Duration = Duration::from_secs(30);
 const LISTS: usize = 8;
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
-/// Bytes of one answer; a watch that has brought so many is begun anew.
-const ANSWER: usize = 64 << 20;
 /// A connection that says nothing for so long is asked whether it lives, and has
 /// as long to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -244,14 +245,18 @@ async fn connect(access: &Access) -> Result<(kube::Client, Arc<str>), BoxError> 
     if let Some(name) = config.tls_server_name.clone() {
         tls = tls.with_server_name_resolver(FixedServerNameResolver::new(name.try_into()?));
     }
-    let transport: legacy::Client<_, Body> = legacy::Client::builder(TokioExecutor::new())
+    let mut builder = legacy::Client::builder(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .http2_keep_alive_interval(KEEP_ALIVE)
-        .http2_keep_alive_timeout(KEEP_ALIVE)
-        .build(tls.enable_all_versions().wrap_connector(http));
+        .http2_keep_alive_timeout(KEEP_ALIVE);
+    let spread = Arc::new(Spread::new(builder, tls.enable_all_versions().wrap_connector(http)));
+    let transport = service_fn(move |request| {
+        let spread = spread.clone();
+        async move { spread.send(request).await }
+    });
     let service = ServiceBuilder::new()
-        .map_response(|answer: http::Response<Incoming>| answer.map(|body| Limited::new(body, ANSWER)))
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
@@ -352,18 +357,4 @@ impl From<Error> for Failure {
         let said = if status.message.is_empty() { &status.reason } else { &status.message };
         Self { kind, why: format!("the server answered {}: {said}", status.code).into(), retry_after }
     }
-}
-
-/// An error with what caused it, each cause once.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -4,3 +4,17 @@
 pub mod consul;
 pub mod health;
 pub mod kubernetes;
+
+/// An error with what caused it, each cause once.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -95,7 +95,7 @@ impl Discovery {
                     let old = std::mem::replace(&mut model, self.config.borrow_and_update().clone());
                     if (&model.discovery, &model.service.locality) != (&old.discovery, &old.service.locality) {
                         self.directory.write_down(fixed::addresses(&model.discovery));
-                        setup.send_modify(|setup| *setup = Setup::new(&model, &setup.chain, &self.directory));
+                        setup.send_modify(|setup| setup.take(&model, &self.directory));
                     }
                 }
                 subscription = self.names.recv() => {
@@ -123,6 +123,14 @@ impl Setup {
             default_port: source::default_port(&model.discovery),
             attic: Arc::default(),
         }
+    }
+
+    fn take(&mut self, model: &Model, directory: &Directory) {
+        let new = Self::new(model, &self.chain, directory);
+        let same =
+            new.chain.len() == self.chain.len() && new.chain.iter().zip(&*self.chain).all(|(a, b)| a.is(b));
+        let attic = if same { self.attic.clone() } else { new.attic };
+        *self = Self { attic, ..new };
     }
 }
 

@@ -37,6 +37,7 @@ pub(super) struct Source {
 /// What a source is made of, and nothing that it does not look at.
 #[derive(Clone, PartialEq)]
 struct MadeOf {
+    /// Whether and how the service is registered there is not its business.
     source: model::Source,
     /// How names are resolved.
     dns: Option<model::Dns>,
@@ -81,13 +82,24 @@ pub(super) fn chain(model: &Model, old: &[Source], directory: &Directory) -> Cha
         let needs_dns = !matches!(source, model::Source::Local(_) | model::Source::Dns(_));
         let needs_zone = matches!(source, model::Source::Kubernetes(_));
         let zone = model.service.locality.zone.clone().filter(|_| needs_zone);
-        let made_of = MadeOf { source: source.clone(), dns: dns.clone().filter(|_| needs_dns), zone };
+        let made_of =
+            MadeOf { source: unregistered(source.clone()), dns: dns.clone().filter(|_| needs_dns), zone };
         match old.iter().find(|old| *old.made_of == made_of) {
             Some(old) => old.clone(),
             None => Source::new(made_of, old, directory),
         }
     };
     sources.iter().map(made).collect()
+}
+
+/// The same without what only `register` looks at.
+fn unregistered(mut source: model::Source) -> model::Source {
+    match &mut source {
+        model::Source::Local(local) => local.register = false,
+        model::Source::Consul(consul) => consul.register = None,
+        _ => {}
+    }
+    source
 }
 
 fn dns_of(sources: &[model::Source]) -> Option<model::Dns> {

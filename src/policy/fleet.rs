@@ -62,6 +62,8 @@ pub struct Fleet {
     pub layout: Arc<Layout>,
     /// So few are in use that all are used.
     pub panic: bool,
+    /// How calls are divided by distance changes with time: somebody warms up.
+    pub grows: bool,
     /// Endpoints that may take calls, and those of them that do.
     pub counts: (usize, usize),
     tiers: Vec<Tier>,
@@ -196,9 +198,9 @@ impl Layout {
 }
 
 impl Fleet {
-    /// Those of `layout` that can be used now; all of them where these are a
+    /// Those of `layout` that can be used `now`; all of them where these are a
     /// smaller share than `panic`.
-    pub fn new(layout: Arc<Layout>, panic: f64, ways: Ways) -> Self {
+    pub fn new(layout: Arc<Layout>, panic: f64, ways: Ways, now: Instant) -> Self {
         let fit = |slot: &u32| layout.member(*slot).is_some_and(|member| member.vitals.is_fit());
         let slots = || layout.groups.iter().flat_map(|group| &group.slots);
         let counts = (slots().count(), slots().filter(|(slot, _)| fit(slot)).count());
@@ -210,9 +212,12 @@ impl Fleet {
             .zip(&layout.groups)
             .map(|(group, all)| Tier { live: live(all), until: 0.0, turns: OnceLock::new(), group })
             .collect();
-        let weight = |tier: usize| {
-            tiers.get(tier).map_or(0, |tier| tier.live.iter().map(|(_, weight)| u64::from(*weight)).sum())
+        // One that warms up counts by its share, so that a zone grows with those in it.
+        let counts_for = |(slot, weight): &(u32, u32)| {
+            let share = layout.member(*slot).map_or(0.0, |member| member.vitals.share(now));
+            u64::from(*weight) * thousandths(share)
         };
+        let weight = |tier: usize| tiers.get(tier).map_or(0, |tier| tier.live.iter().map(counts_for).sum());
         let (zone, region, far) = (weight(0), weight(1), weight(2));
         let (zones, regions) = (layout.zones, layout.regions);
         let shares = shares(Weights { zone, region, far, zones, regions });
@@ -222,8 +227,13 @@ impl Fleet {
             tier.until = until;
         }
         tiers.retain(|tier| !tier.live.is_empty());
+        let grows = tiers.len() > 1
+            && tiers
+                .iter()
+                .flat_map(|tier| &tier.live)
+                .any(|live| counts_for(live) < u64::from(live.1) * 1000);
         let (wants_turns, wants_ring) = (AtomicBool::new(false), AtomicBool::new(false));
-        let fleet = Self { layout, panic, counts, tiers, wants_turns, wants_ring };
+        let fleet = Self { layout, panic, grows, counts, tiers, wants_turns, wants_ring };
         fleet.lay_out(ways);
         fleet
     }
@@ -286,6 +296,11 @@ impl Fleet {
         }
         turns
     }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 1000")]
+fn thousandths(share: f64) -> u64 {
+    (share * 1000.0).round() as u64
 }
 
 /// The same in every process.

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::detect::{Expect, First, Look};
 use super::router::{Route, Router};
 use super::worker::{OpenConnection, Worker};
-use super::{Answer, ahead, announced, reply, request, steer, tunnel};
+use super::{Answer, ahead, announced, egress, reply, request, steer, tunnel};
 use crate::base::{Protocol, ProxyError, Reason, UpstreamName};
 use crate::codec::{Body, Exchange, Handler, ServerContext, Stream, http1, http2};
 use crate::telemetry::names;
@@ -143,7 +143,14 @@ pub async fn first(door: &Rc<Door>, look: &mut Look) -> (First, Option<Box<tunne
     let Some(route) = door.destination() else {
         return (look.first(context, Expect::Addressed, None).await, None);
     };
-    let protocol = route.speaks();
+    let protocol = match route.speaks() {
+        // Discovery may say what it speaks.
+        Protocol::Auto => {
+            route.upstream.answered(egress::ANSWER, &door.worker.timers).await;
+            route.speaks()
+        }
+        told => told,
+    };
     if protocol == Protocol::Tls && steer::is_open(door) {
         return (First::Tls, None);
     }

@@ -16,7 +16,7 @@ use crate::telemetry::record::Direction;
 const OPEN: [&str; 3] = ["dns", "address", crate::upstream::FIXED];
 
 /// How long a caller waits for what discovery says of a name.
-const ANSWER: Duration = Duration::from_secs(5);
+pub const ANSWER: Duration = Duration::from_secs(5);
 
 /// Whether [`admit`] has to be asked.
 pub fn is_open(door: &Door, route: &Route) -> bool {

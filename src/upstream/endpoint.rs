@@ -351,6 +351,11 @@ impl Endpoint {
         self.facts.protocol
     }
 
+    /// Whether it serves a call now.
+    pub fn is_busy(&self) -> bool {
+        self.active.get() > 0
+    }
+
     /// Closes what has stood idle too long or was closed by the peer.
     pub fn sweep(&self, now: Instant) {
         self.idle.borrow_mut().retain(|idle| {

@@ -21,6 +21,10 @@ use crate::telemetry::{Metrics, names};
 
 /// How long nobody is judged after all endpoints have failed.
 const QUIET: Duration = Duration::from_secs(1);
+/// While endpoints warm up near or far, calls are divided anew so many times.
+const STEPS: u32 = 20;
+/// And no more often than this.
+const STEP: Duration = Duration::from_millis(100);
 /// An upstream's total failure is logged once in this time.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
@@ -69,6 +73,8 @@ struct Keeper {
     quiet: Option<Instant>,
     /// When that was last logged.
     warned: Option<Instant>,
+    /// When calls are divided anew between near and far.
+    regrow: Option<Instant>,
     /// Who stood at a limit at the last look, and had to stay.
     denied: HashSet<u32>,
     /// Sets that workers may still hold: they are dropped here, not there.
@@ -156,6 +162,7 @@ impl Keeper {
             rated: (Vec::new(), now),
             quiet: None,
             warned: None,
+            regrow: None,
             denied: HashSet::new(),
             old: Vec::new(),
         }
@@ -208,7 +215,7 @@ impl Keeper {
         let rates = self.settings.fitness.ejection.as_ref().and_then(|rules| rules.success_rate.as_ref());
         let rates = rates.map(|rule| self.rated.1 + rule.interval);
         let idle = Instant::now() + Duration::from_secs(60);
-        [self.judge.next(), rates, self.quiet].into_iter().flatten().min().unwrap_or(idle)
+        [self.judge.next(), rates, self.quiet, self.regrow].into_iter().flatten().min().unwrap_or(idle)
     }
 
     fn take_over(&mut self) {
@@ -388,6 +395,9 @@ impl Keeper {
         if self.quiet.take_if(|quiet| *quiet <= now).is_some() {
             self.judge();
         }
+        if self.regrow.take_if(|at| *at <= now).is_some() {
+            self.publish(None);
+        }
         let rule = self.settings.fitness.ejection.as_ref().and_then(|rules| rules.success_rate.clone());
         if let Some(rule) = rule.filter(|rule| now >= self.rated.1 + rule.interval) {
             let counts = self.counts();
@@ -435,7 +445,10 @@ impl Keeper {
 
     /// Builds the set anew and hands it out; `known` where discovery has news.
     fn publish(&mut self, known: Option<Known>) {
-        let fleet = Arc::new(Fleet::new(self.layout.clone(), self.settings.fitness.panic, self.ways()));
+        let now = Instant::now();
+        let fleet = Arc::new(Fleet::new(self.layout.clone(), self.settings.fitness.panic, self.ways(), now));
+        let step = self.settings.fitness.slow_start.unwrap_or_default() / STEPS;
+        self.regrow = fleet.grows.then(|| now + step.max(STEP));
         let label = self.metrics.label(self.name.as_str());
         let in_use = if fleet.panic { fleet.counts.0 } else { fleet.counts.1 };
         self.metrics.gauge(&names::ENDPOINTS_IN_USE, &[&label]).set(in_use as f64);

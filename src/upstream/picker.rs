@@ -14,8 +14,9 @@ use crate::policy::fleet::{Fleet, Member, Tier, hash_of};
 /// What a consistent hash looks at; empty where the request has none.
 pub type Key<'a> = Option<&'a [u8]>;
 
-/// How often a turn is passed on that fell on an endpoint whose share grows.
-const REDRAWS: usize = 3;
+/// How often a turn is passed on that fell on an endpoint whose share grows:
+/// often enough that one in use gets its part beside many that warm up.
+const REDRAWS: usize = 16;
 /// Endpoints that are looked at in search of one that can be used.
 const LOOKS: usize = 256;
 /// The same on a ring, where an endpoint has many places.

@@ -43,7 +43,9 @@ pub struct Upstream {
     /// Its name.
     pub name: UpstreamName,
     connects: Rc<Connects>,
-    /// `None` where its endpoints never change.
+    /// Where it is followed; `None` where its endpoints never change.
+    board: Option<Board>,
+    /// `None` while it is not followed.
     news: RefCell<Option<watch::Receiver<News>>>,
     known: RefCell<Known>,
     crew: Rc<Crew>,
@@ -91,6 +93,7 @@ impl Table {
         let upstream = Rc::new(Upstream {
             name: name.clone(),
             connects,
+            board: Some(self.board.clone()),
             news: RefCell::new(Some(news)),
             known: RefCell::default(),
             picker: RefCell::new(Picker::new(Arc::default(), &crew, None)),
@@ -114,15 +117,26 @@ impl Table {
         }
     }
 
-    /// Closes idle connections, and lets go of upstreams that nobody calls
-    /// unless `keep` says otherwise.
-    pub fn sweep(&self, now: Instant, keep: impl Fn(&UpstreamName) -> bool) {
+    /// Closes idle connections, and lets go of upstreams that nobody calls. Of
+    /// those that the policy `names` only what discovery says is let go, and not
+    /// where connections are captured: their addresses must be known.
+    pub fn sweep(&self, now: Instant, names: impl Fn(&UpstreamName) -> bool) {
+        let captures = self.board.directory().is_asked_for_addresses();
         self.upstreams.borrow_mut().retain(|name, upstream| {
             upstream.crew.for_each(|endpoint| endpoint.sweep(now));
             let used = upstream.last_used.get().get_or_insert(now).to_owned();
             upstream.last_used.set(Some(used));
-            let limit = if upstream.known() == Some(None) { UNKNOWN } else { UNUSED };
-            Rc::strong_count(upstream) > 1 || keep(name) || now.saturating_duration_since(used) < limit
+            let unused = now.saturating_duration_since(used);
+            if names(name) {
+                match unused >= UNUSED && !captures {
+                    true => upstream.rest(),
+                    false if captures => upstream.follow(),
+                    false => {}
+                }
+                return true;
+            }
+            let unknown = !upstream.rests() && upstream.known() == Some(None);
+            Rc::strong_count(upstream) > 1 || unused < if unknown { UNKNOWN } else { UNUSED }
         });
     }
 
@@ -155,10 +169,11 @@ impl Upstream {
         let (members, _) = Slots::new(Watch::new(now)).place(&set, now);
         let layout = Arc::new(Layout::new(members, &Locality::default()));
         let crew = Crew::new(connects.clone());
-        let fleet = Arc::new(Fleet::new(layout, 0.0, Ways::ALL));
+        let fleet = Arc::new(Fleet::new(layout, 0.0, Ways::ALL, now));
         Rc::new(Self {
             name,
             connects,
+            board: None,
             news: RefCell::new(None),
             known: RefCell::new(Known::Found(FIXED)),
             picker: RefCell::new(Picker::new(fleet, &crew, None)),
@@ -185,6 +200,31 @@ impl Upstream {
         self.current().unwrap_or_else(|| {
             Err(ProxyError::unsent(Reason::DiscoveryFailed, "no source of discovery has answered yet"))
         })
+    }
+
+    /// Discovery looks for it no longer, until somebody asks for it again.
+    fn rest(&self) {
+        let mut busy = false;
+        self.crew.for_each(|endpoint| busy |= endpoint.is_busy());
+        if busy || self.rests() {
+            return;
+        }
+        self.news.replace(None);
+        self.known.replace(Known::Pending);
+        self.picker.replace(Picker::new(Arc::default(), &self.crew, None));
+    }
+
+    fn rests(&self) -> bool {
+        self.board.is_some() && self.news.borrow().is_none()
+    }
+
+    /// Discovery looks for it from now on, if it does not already.
+    fn follow(&self) {
+        if self.rests() {
+            // Only what the policy names ever rests.
+            let news = self.board.as_ref().map(|board| board.watch_named(&self.name));
+            self.news.replace(news);
+        }
     }
 
     /// Whether a source of discovery knows it, and which; `None` while none has
@@ -270,6 +310,7 @@ impl Upstream {
 
     /// What is known now; `None` while discovery has not answered.
     fn current(&self) -> Option<Result<Rc<Picker>, ProxyError>> {
+        self.follow();
         if let Some(news) = self.news.borrow_mut().as_mut()
             && news.has_changed().unwrap_or(false)
         {
@@ -387,8 +428,24 @@ mod tests {
                     table.sweep(now, keep);
                     in_time("nobody reads it", || directory.forget(&users)).await;
                     in_time("let go before", || directory.forget(&UpstreamName::new("made-up"))).await;
-                    assert_eq!(known(), ["named"], "what a policy names is kept");
+                    assert!(known().iter().all(|name| name == "named"), "{:?}", known());
                 }
+                // What a policy names, though its routes hold it.
+                let (name, keep) = (UpstreamName::new("named"), |_: &UpstreamName| true);
+                let named = table.named(&name);
+                now += UNUSED;
+                table.sweep(now, keep);
+                in_time("what a policy names is let go", || directory.forget(&name)).await;
+                assert_eq!(known(), [""; 0]);
+                assert_eq!(named.picker(now, &timers).await.expect("found again").count(), 1);
+                table.sweep(now + UNUSED / 2, keep);
+                assert_eq!(known(), ["named"], "it was called");
+                table.sweep(now + UNUSED, keep);
+                in_time("it is let go again", || directory.forget(&name)).await;
+                // Captured connections may need it.
+                assert_eq!(table.at(([10, 0, 0, 1], 1).into()), None);
+                table.sweep(now + UNUSED * 2, keep);
+                assert_eq!(known(), ["named"], "it is followed");
             } => {}
         }
         discovery.abort();

@@ -78,6 +78,36 @@ fn endpoints_are_followed_within_a_second() {
 }
 
 #[test]
+fn many_services_are_followed_at_once() {
+    // Two watches each; the server allows 100 on a connection.
+    const SERVICES: usize = 120;
+    let mut world = World::new();
+    world.slice("users-a", &[(11, "ready")]);
+    let names: Vec<String> = (0..SERVICES).map(|number| format!("many{number}")).collect();
+    for name in &names {
+        world.service(name);
+        world.slice_of(name, name, &[(11, "ready")]);
+    }
+    world.start();
+    let began = Instant::now();
+    for name in &names {
+        assert_eq!(world.get(name), (200, "pod11".into()), "{name}");
+    }
+    println!("{SERVICES} Services found one after the other in {:?}", began.elapsed());
+    let mut followed = Vec::new();
+    for name in names.iter().step_by(7).chain(names.last()) {
+        let began = Instant::now();
+        world.slice_of(name, name, &[(12, "ready")]);
+        within(name, || world.get(name) == (200, "pod12".into()));
+        followed.push(began.elapsed());
+    }
+    show("an endpoint replaced, of 120 Services", followed);
+    let connections = world.connections();
+    println!("{connections} connections to the server");
+    assert!((6..=8).contains(&connections), "{connections}");
+}
+
+#[test]
 fn an_api_server_may_be_away_and_forget() {
     let mut world = World::new();
     world.slice("users-a", &[(11, "ready"), (12, "ready")]);

@@ -63,11 +63,16 @@ impl World {
         world.must("POST", "/api/v1/namespaces", &json!({"metadata": {"name": "shop"}}));
         world.account();
         world.role_of_the_docs();
-        let users = json!({"metadata": {"name": "users"},
-            "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
-        world.must("POST", "/api/v1/namespaces/shop/services", &users);
+        world.service("users");
         world.new_token();
         world
+    }
+
+    #[track_caller]
+    pub fn service(&self, name: &str) {
+        let service = json!({"metadata": {"name": name},
+            "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
+        self.must("POST", "/api/v1/namespaces/shop/services", &service);
     }
 
     fn data(&self) -> PathBuf {
@@ -136,16 +141,22 @@ impl World {
         self.api(method, path, Some(body)).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    /// Writes a slice: its pods by number, each `ready` or `ends`.
+    /// Writes a slice of `users`: its pods by number, each `ready` or `ends`.
     #[track_caller]
     pub fn slice(&self, name: &str, pods: &[(u8, &str)]) {
+        self.slice_of("users", name, pods);
+    }
+
+    /// The same of another Service.
+    #[track_caller]
+    pub fn slice_of(&self, service: &str, name: &str, pods: &[(u8, &str)]) {
         let endpoint = |(pod, state): &(u8, &str)| {
             let ready = *state == "ready";
             json!({"addresses": [format!("10.88.0.{pod}")],
                 "conditions": {"ready": ready, "serving": true, "terminating": !ready}})
         };
         let slice = json!({
-            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": "users"}},
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": service}},
             "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
             "endpoints": pods.iter().map(endpoint).collect::<Vec<_>>(),
         });
@@ -245,6 +256,16 @@ impl World {
             let at = SocketAddr::from(([127, 0, 0, 1], 8701));
             inside(&name_space, || TcpStream::connect(at)).unwrap()
         })
+    }
+
+    /// Connections of the sidecar to the server.
+    pub fn connections(&self) -> usize {
+        let output = must(&mut self.front.command(0, &["cat", "/proc/net/tcp"]));
+        let hex = u32::from_le_bytes([10, 89, 0, 1]);
+        let port: u16 = std::fs::read_to_string(self.data().join("port")).unwrap().parse().unwrap();
+        let (far, open) = (format!("{hex:08X}:{port:04X}"), "01");
+        let lines = output.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines.filter(|words| words.get(2..4) == Some(&[&far, open])).count()
     }
 
     pub fn link_to_server(&self, state: &str) {

@@ -40,6 +40,10 @@ fn the_list_has_a_line_for_each() {
         "127.0.0.1:9  found    1              address",
     ];
     assert_eq!(list(&sample()), lines.join("\n") + "\n");
+    let why = "not called for a while; the next call finds it again";
+    let idle = json!([{"upstream": "mail", "state": "idle", "why": why, "endpoints": [], "chain": []}]);
+    let idle = list(&serde_json::from_value::<Vec<Upstream>>(idle).unwrap());
+    assert_eq!(idle.lines().nth(1), Some(&*format!("mail      idle   -                       {why}")));
     assert!(list(&[]).starts_with("no upstream yet"));
 }
 

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, Full};
 use super::connection::{Address, Connection};
 use super::tls::Configs;
 use super::{Error, Tls};
+use crate::clients::chain;
 
 /// Connections that wait for the next question.
 const KEPT: usize = 64;
@@ -110,7 +111,7 @@ impl Pool {
 
     async fn ask(&self, mut connection: Connection, request: Request<Full<Bytes>>) -> Result<Sent, Failed> {
         let failed = |error: hyper::Error, unanswered: bool| Failed {
-            error: Error::Connection(format!("{}: {error}", self.address)),
+            error: Error::Connection(format!("{}: {}", self.address, chain(&error))),
             unanswered,
         };
         let ready = connection.sender.ready().await;

@@ -1,13 +1,13 @@
 //! From Consul's instances to endpoints.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::hosts::Hosts;
 use crate::base::{Endpoint, Protocol, UpstreamName};
 use crate::clients::consul::{Instance, Status};
 use crate::config::model::ConsulInstances;
-use crate::discovery::dns::{Lookup, Resolver};
+use crate::discovery::dns::Resolver;
 use crate::discovery::fronted;
 
 /// The largest weight, as in a file.
@@ -16,7 +16,7 @@ const WEIGHT: u32 = 1000;
 /// Which instances are used, and where they are.
 pub(super) struct Chosen {
     which: ConsulInstances,
-    dns: Resolver,
+    dns: Arc<Resolver>,
 }
 
 /// The instances of an answer.
@@ -30,16 +30,12 @@ pub(super) struct Listed {
     pub any: bool,
 }
 
-/// The addresses of hosts that Consul names by a name, as they were last.
-pub(super) type Hosts = HashMap<String, Vec<IpAddr>>;
-
 impl Chosen {
     pub(super) fn new(which: ConsulInstances, dns: Resolver) -> Self {
-        Self { which, dns }
+        Self { which, dns: Arc::new(dns) }
     }
 
-    /// What the instances come to for calls of `name`. A host that can't be
-    /// looked up keeps the addresses that it has in `hosts`.
+    /// What the instances come to for calls of `name`.
     pub(super) async fn endpoints(
         &self,
         name: &UpstreamName,
@@ -48,24 +44,23 @@ impl Chosen {
     ) -> Listed {
         let mut listed = Listed { any: !instances.is_empty(), ..Listed::default() };
         fronted::leave_out_plain(&mut instances);
-        let mut now = Hosts::new();
+        let named = instances.iter().map(|instance| &instance.address);
+        let named = named.filter(|address| address.parse::<IpAddr>().is_err());
+        hosts.look_up(&self.dns, named.cloned().collect()).await;
         let mut left = self.which.limit.map_or(usize::MAX, |limit| limit as usize);
         for instance in &instances {
             let port = Some(instance.port).filter(|port| *port > 0).or(name.port());
             let Some(port) = port else { continue };
             let weight = self.weight(instance).filter(|_| left > 0);
             left -= usize::from(weight.is_some());
-            let found = match instance.address.parse::<IpAddr>() {
-                Ok(ip) => vec![ip],
-                Err(_) => self.look_up(&instance.address, hosts, &mut now).await,
-            };
-            for ip in found.into_iter().filter(|ip| !ip.is_unspecified()) {
-                let address = SocketAddr::new(ip, port);
+            let written = instance.address.parse::<IpAddr>();
+            let found = written.as_ref().map_or_else(|_| hosts.of(&instance.address), std::slice::from_ref);
+            for ip in found.iter().filter(|ip| !ip.is_unspecified()) {
+                let address = SocketAddr::new(*ip, port);
                 listed.all.push(address);
                 listed.used.extend(weight.map(|weight| endpoint(instance, address, weight)));
             }
         }
-        *hosts = now;
         listed
     }
 
@@ -83,22 +78,6 @@ impl Chosen {
             Status::Warning | Status::Critical => 0,
         };
         (tags && metadata && weight > 0).then_some(weight.min(WEIGHT))
-    }
-
-    async fn look_up(&self, host: &str, before: &Hosts, now: &mut Hosts) -> Vec<IpAddr> {
-        if let Some(known) = now.get(host) {
-            return known.clone();
-        }
-        let found = match self.dns.addresses(host).await {
-            Lookup::Found(found, _) => found,
-            Lookup::Failed(why) => {
-                tracing::debug!(host, %why, "an instance of Consul could not be looked up");
-                before.get(host).cloned().unwrap_or_default()
-            }
-            Lookup::Empty(_) | Lookup::Unknown(_) => Vec::new(),
-        };
-        now.insert(host.to_owned(), found.clone());
-        found
     }
 }
 

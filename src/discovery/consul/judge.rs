@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -25,12 +24,18 @@ const GONE: Duration = Duration::from_secs(60);
 pub(super) struct Judge {
     keep: Duration,
     last: Option<Last>,
-    /// What is in force, by its address.
+    force: InForce,
+    /// When Consul named an instance for the last time.
+    named: Option<Instant>,
+}
+
+/// What is in force of one upstream.
+#[derive(Clone, Default)]
+pub(super) struct InForce {
+    /// By its address.
     held: BTreeMap<SocketAddr, Endpoint>,
     /// Those of them that Consul lost, and until when they are kept.
     lost: BTreeMap<SocketAddr, Instant>,
-    /// When Consul named an instance for the last time.
-    named: Option<Instant>,
 }
 
 /// How an answer came.
@@ -61,14 +66,13 @@ pub(super) struct Judged {
 
 impl Judge {
     /// `before` is what was in force when somebody else judged.
-    pub(super) fn new(keep: Duration, before: &[Endpoint]) -> Self {
-        let held = before.iter().map(|endpoint| (endpoint.address, endpoint.clone())).collect();
-        Self { keep, last: None, held, lost: BTreeMap::new(), named: None }
+    pub(super) fn new(keep: Duration, before: InForce) -> Self {
+        Self { keep, last: None, force: before, named: None }
     }
 
     /// When the answer changes without a word of Consul.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.lost.values().min().copied()
+        self.force.lost.values().min().copied()
     }
 
     pub(super) fn take(&mut self, came: Came, listed: &Listed) -> Judged {
@@ -78,12 +82,12 @@ impl Judge {
             self.named = Some(came.at);
         }
         let named: HashSet<SocketAddr> = listed.all.iter().copied().collect();
-        self.lost.retain(|address, _| !named.contains(address));
+        self.force.lost.retain(|address, _| !named.contains(address));
         let count = if doubt.is_some() { self.lose(came.at, &named) } else { 0 };
-        let mut kept = std::mem::take(&mut self.held);
-        kept.retain(|address, _| self.lost.contains_key(address));
+        let mut kept = std::mem::take(&mut self.force.held);
+        kept.retain(|address, _| self.force.lost.contains_key(address));
         kept.extend(listed.used.iter().map(|endpoint| (endpoint.address, endpoint.clone())));
-        self.held = kept;
+        self.force.held = kept;
         Judged { answer: self.answer(came.at), lost: doubt.filter(|_| count > 0).map(|why| (count, why)) }
     }
 
@@ -95,16 +99,16 @@ impl Judge {
 
     /// What is in force and not `named` is lost. Returns how many just now.
     fn lose(&mut self, at: Instant, named: &HashSet<SocketAddr>) -> usize {
-        let before = self.lost.len();
-        for address in self.held.keys().filter(|address| !named.contains(*address)) {
-            self.lost.entry(*address).or_insert(at + self.keep);
+        let before = self.force.lost.len();
+        for address in self.force.held.keys().filter(|address| !named.contains(*address)) {
+            self.force.lost.entry(*address).or_insert(at + self.keep);
         }
-        self.lost.len() - before
+        self.force.lost.len() - before
     }
 
     /// What is in force at `now`: what was lost for long enough is given up.
     pub(super) fn answer(&mut self, now: Instant) -> Answer {
-        let (lost, held) = (&mut self.lost, &mut self.held);
+        let InForce { held, lost } = &mut self.force;
         lost.retain(|address, until| {
             let kept = *until > now;
             if !kept {
@@ -113,16 +117,16 @@ impl Judge {
             kept
         });
         let known = self.named.is_some_and(|then| now.duration_since(then) < GONE);
-        match (self.held.is_empty(), known) {
-            (false, _) => Answer::found(self.held.values().cloned().collect()),
+        match (self.force.held.is_empty(), known) {
+            (false, _) => Answer::found(self.force.held.values().cloned().collect()),
             (true, true) => Answer::Empty,
             (true, false) => Answer::Unknown,
         }
     }
 
     /// What is in force, to be handed on.
-    pub(super) fn held(&self) -> Arc<[Endpoint]> {
-        self.held.values().cloned().collect()
+    pub(super) fn in_force(&self) -> InForce {
+        self.force.clone()
     }
 
     /// Why what is missing from this answer is not believed.
@@ -159,7 +163,8 @@ mod tests {
 
     fn told(before: &[u16]) -> Told {
         let start = Instant::now();
-        let before: Vec<Endpoint> = before.iter().map(|port| Endpoint::new(at(*port))).collect();
+        let held = before.iter().map(|port| (at(*port), Endpoint::new(at(*port)))).collect();
+        let before = InForce { held, ..InForce::default() };
         let came = Came {
             at: start,
             index: Some(100),
@@ -168,7 +173,7 @@ mod tests {
             known_leader: true,
             exists: false,
         };
-        Told { judge: Judge::new(KEEP, &before), came, start }
+        Told { judge: Judge::new(KEEP, before), came, start }
     }
 
     fn at(port: u16) -> SocketAddr {
@@ -254,6 +259,20 @@ mod tests {
         assert_eq!(empty.hear(0, &[], &[]), "1");
         let mut full = told(&[1]);
         assert_eq!(full.hear(0, &[2], &[]), "2", "one that says something is believed");
+    }
+
+    #[test]
+    fn what_is_lost_stays_lost_for_who_judges_next() {
+        let mut first = told(&[]);
+        first.hear(0, &[1, 2, 3], &[]);
+        first.came.index = Some(7);
+        assert_eq!(first.hear(10, &[1], &[]), "1 2 3");
+        let mut next = told(&[]);
+        next.start = first.start;
+        next.judge = Judge::new(KEEP, first.judge.in_force());
+        assert_eq!(next.hear(20, &[1], &[3]), "1 2", "its first answer names one of them, which is sick");
+        assert_eq!(next.hear(309, &[1], &[]), "1 2");
+        assert_eq!(next.hear(310, &[1], &[]), "1", "it is kept no longer for that");
     }
 
     #[test]

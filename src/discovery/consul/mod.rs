@@ -12,6 +12,7 @@
 //! - dropping a feed ends its question and its connection.
 
 mod entries;
+mod hosts;
 mod judge;
 mod pace;
 mod query;
@@ -28,11 +29,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use self::entries::Chosen;
+use self::judge::InForce;
 use super::answer::Answer;
 use super::dns::Resolver;
 use super::source::Outlet;
+use crate::base::UpstreamName;
 use crate::base::directory::MAX_UPSTREAMS;
-use crate::base::{Endpoint, UpstreamName};
 use crate::clients::consul::{Client, Error, Options, Read, Selection, Tls, Token};
 use crate::config::model::{self, Consistency, ConsulToken};
 
@@ -56,7 +58,7 @@ struct Memory {
     held: Mutex<HashMap<UpstreamName, Held>>,
 }
 
-type Held = (Arc<[Endpoint]>, Instant);
+type Held = (InForce, Instant);
 
 /// The questions that may be asked at one time. An upstream for which there is
 /// no place to be held is asked about again and again.
@@ -92,8 +94,9 @@ pub(super) fn options(consul: &model::Consul) -> Result<Options, Error> {
 }
 
 impl Consul {
-    /// `before` is the source in whose place it comes: what that one said last
-    /// is not given up for a first answer that says nothing.
+    /// `before` is the source in whose place it comes. If that one asked for the
+    /// same, what it had in force is not given up for a first answer that does
+    /// not name it.
     pub(super) fn new(consul: &model::Consul, dns: &model::Dns, before: Option<&Self>) -> Self {
         let client = options(consul).and_then(Client::new).map_err(|error| error.to_string().into());
         let instances = &consul.instances;
@@ -107,6 +110,7 @@ impl Consul {
                 Consistency::Consistent => Read::Consistent,
             },
         };
+        let before = before.filter(|before| before.asks_for_the_same(consul));
         Self {
             client,
             selection,
@@ -115,6 +119,14 @@ impl Consul {
             memory: before.map(|before| before.memory.clone()).unwrap_or_default(),
             made_of: consul.clone(),
         }
+    }
+
+    /// Whether the same instances are asked for, whichever agent is asked.
+    fn asks_for_the_same(&self, other: &model::Consul) -> bool {
+        let what = |of: &model::Consul| {
+            (of.datacenter.clone(), of.namespace.clone(), of.instances.clone(), of.queries.clone())
+        };
+        what(&self.made_of) == what(other)
     }
 
     /// Tells who serves `name`, at once and whenever that changes.
@@ -141,18 +153,18 @@ fn service(name: &UpstreamName) -> &str {
 
 impl Memory {
     /// What `name` had, if that was said within `limit`.
-    fn recall(&self, name: &UpstreamName, limit: Duration) -> Option<Arc<[Endpoint]>> {
+    fn recall(&self, name: &UpstreamName, limit: Duration) -> Option<InForce> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.get(name).filter(|(_, then)| then.elapsed() <= limit).map(|(endpoints, _)| endpoints.clone())
+        held.get(name).filter(|(_, then)| then.elapsed() <= limit).map(|(force, _)| force.clone())
     }
 
-    fn keep(&self, name: &UpstreamName, endpoints: Arc<[Endpoint]>, limit: Duration) {
+    fn keep(&self, name: &UpstreamName, force: InForce, limit: Duration) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.len() >= MAX_UPSTREAMS && !held.contains_key(name) {
             held.retain(|_, (_, then)| then.elapsed() <= limit);
         }
         if held.len() < MAX_UPSTREAMS || held.contains_key(name) {
-            held.insert(name.clone(), (endpoints, Instant::now()));
+            held.insert(name.clone(), (force, Instant::now()));
         }
     }
 }

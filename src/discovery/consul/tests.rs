@@ -1,6 +1,9 @@
 //! Against a double of an agent: a real one can't be made to lie, to stall, or
 //! to refuse at a chosen moment. Real ones are in `tests/real/consul`.
 
+mod hosts;
+mod reload;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::entries::Hosts;
+use super::hosts::Hosts;
 use super::judge::{Came, Judge, Judged};
 use super::pace::Pace;
 use super::{Consul, service};
@@ -21,6 +21,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const GOOD: u32 = 20;
 /// An upstream that finds no place to be held is asked about every so often.
 const NO_PLACE: Duration = Duration::from_secs(2);
+/// Host names of which not all could be looked up are looked up again so soon.
+const HOSTS: Duration = Duration::from_secs(2);
 /// An agent that streams may take this long to subscribe again after its
 /// servers were away; until then it would hold a question without hearing news.
 const SUBSCRIBES: Duration = Duration::from_secs(75);
@@ -98,9 +100,9 @@ impl<'a> Known<'a> {
             source,
             client,
             name,
-            judge: Judge::new(keep, &before),
+            judge: Judge::new(keep, before),
             pace: Pace::new(Instant::now()),
-            hosts: Hosts::new(),
+            hosts: Hosts::default(),
             last: None,
             failures: 0,
             failed: None,
@@ -108,9 +110,11 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// How long a question may be held. Of a lost endpoint's end Consul says nothing.
+    /// How long a question may be held. Of a lost endpoint's end Consul says
+    /// nothing, nor of host names.
     fn wait(&self) -> Duration {
-        let wait = jittered(self.source.made_of.wait);
+        let longest = if self.hosts.unsettled() { HOSTS } else { Duration::MAX };
+        let wait = jittered(self.source.made_of.wait.min(longest));
         let least = Duration::from_millis(100);
         let end = self.judge.next().map(|next| next.saturating_duration_since(Instant::now()).max(least));
         end.map_or(wait, |end| wait.min(end))
@@ -158,7 +162,7 @@ impl<'a> Known<'a> {
             let kept = crate::config::units::show(self.source.made_of.keep_lost);
             tracing::warn!(name = %self.name, count, why, "Consul no longer names endpoints, which are kept for {kept}");
         }
-        self.source.memory.keep(self.name, self.judge.held(), self.source.made_of.keep_lost);
+        self.source.memory.keep(self.name, self.judge.in_force(), self.source.made_of.keep_lost);
         outlet.tell(answer).await
     }
 

@@ -149,7 +149,14 @@ impl Keeper {
     ) -> bool {
         let mut reloads = true;
         loop {
-            let how = state.borrow_and_update().clone();
+            let (how, news) = {
+                let how = state.borrow_and_update();
+                (how.clone(), how.has_changed())
+            };
+            // It may have come while something else was being done.
+            if news {
+                self.times.tell = Instant::now();
+            }
             let next = match how {
                 State::Gone => return true,
                 State::Leaving if self.held.is_none() => None,
@@ -161,7 +168,7 @@ impl Keeper {
                     if changed.is_err() {
                         return true;
                     }
-                    self.times.tell = Instant::now();
+                    state.mark_changed();
                     continue;
                 }
                 changed = model.changed(), if reloads => {
@@ -173,7 +180,8 @@ impl Keeper {
                     continue;
                 }
             }
-            let now = model.borrow_and_update().clone();
+            // Not marked as seen: news of it are looked at above.
+            let now = model.borrow().clone();
             match self.step(&now, &how).await {
                 Ok(()) if self.owed => {}
                 Ok(()) => self.well(),
@@ -408,39 +416,4 @@ fn told(how: &State) -> (Status, String) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TTL: Duration = Duration::from_secs(15);
-
-    /// One whose entry stands, after `error` has come ten times.
-    fn after(error: &Error) -> Times {
-        let wanted = Wanted {
-            options: Options::default(),
-            register: Register { check: Check::Ttl(TTL), ..Register::default() },
-        };
-        let client = Client::new(Options::default()).unwrap();
-        let mut keeper = Keeper::new(client, wanted, ([127, 0, 0, 1], 1).into(), Gauge::noop());
-        keeper.held = Some(Held { id: "a".into(), plain: Vec::new(), hidden: false });
-        for _ in 0..10 {
-            let now = Instant::now();
-            keeper.times = Times { enter: now, tell: now, look: now };
-            keeper.failed(error);
-        }
-        keeper.times
-    }
-
-    #[tokio::test]
-    async fn a_check_is_told_in_time_whatever_fails() {
-        let now = Instant::now();
-        let retry_after = Some(Duration::from_secs(60));
-        let busy = after(&Error::Status { code: 429, text: String::new(), retry_after });
-        assert!(busy.enter >= now + Duration::from_secs(60), "it asked to be left alone");
-        assert!(busy.tell <= Instant::now() + TTL / 3, "the entry would be critical");
-        let down = after(&Error::Connection("refused".into()));
-        let latest = down.enter.max(down.tell).max(down.look);
-        assert!(latest <= Instant::now() + RESTARTS, "its agent may start again at any time");
-        let odd = after(&Error::Malformed("odd".into()));
-        assert!(odd.look > now + TTL / 2, "an agent that answers is given its time");
-    }
-}
+mod tests;

@@ -13,6 +13,8 @@ struct Stage {
     metrics: Metrics,
     /// How often an endpoint was asked for its health.
     asked: Rc<Cell<usize>>,
+    /// Whether it says that it is not healthy.
+    sick: Rc<Cell<bool>>,
     resolution: watch::Sender<Resolution>,
     news: watch::Receiver<News>,
     _config: watch::Sender<Arc<Model>>,
@@ -25,19 +27,21 @@ fn play<F: Future<Output = ()>>(fitness: Fitness, scene: impl FnOnce(Stage) -> F
         let (directory, mut names) = Directory::new();
         let (board, wanted) = Board::new(directory);
         let mut model = Model::minimal("front");
+        model.service.locality.zone = Some("near".into());
         let users = UpstreamName::new("users");
         model.upstreams.insert(users.clone(), Upstream { fitness, ..Upstream::default() });
         let (_config, config) = watch::channel(Arc::new(model));
-        let (metrics, asked) = (Metrics::new(), Rc::new(Cell::new(0)));
+        let (metrics, asked, sick) = (Metrics::new(), Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
         let keepers = Keepers { board: board.clone(), wanted, config, metrics: metrics.clone() };
-        let count = asked.clone();
+        let (count, state) = (asked.clone(), sick.clone());
         tokio::task::spawn_local(keepers.run(Rc::new(move |_| {
             count.set(count.get() + 1);
-            Box::pin(async { Err("status 503".into()) })
+            let sick = state.get();
+            Box::pin(async move { if sick { Err("status 503".into()) } else { Ok(()) } })
         })));
         let news = board.watch_named(&users);
         let resolution = names.recv().await.unwrap().sender;
-        scene(Stage { metrics, asked, resolution, news, _config, _names: names }).await;
+        scene(Stage { metrics, asked, sick, resolution, news, _config, _names: names }).await;
     });
 }
 
@@ -122,6 +126,7 @@ fn endpoints_that_discovery_takes_back_are_let_go() {
         stage.find(endpoints(1..4)).await;
         assert_eq!(stage.sum("pillion_panic"), 0.0);
         assert!(stage.metrics.render().contains("pillion_panic{upstream=\"users\"} 0"), "from the start");
+        stage.sick.set(true);
         stage.news.wait_for(|news| news.fleet.as_ref().is_some_and(|fleet| fleet.panic)).await.unwrap();
         stage.settle().await;
         assert_eq!((stage.sum("pillion_panic"), stage.sum("pillion_endpoints_in_use")), (1.0, 3.0));
@@ -206,5 +211,22 @@ fn who_is_out_and_then_ends_makes_room_for_others() {
         stage.note(2, Class::Silent, 5);
         stage.settle().await;
         assert_eq!(stage.state(2), "ejected", "one of four may be out");
+    });
+}
+
+#[test]
+fn the_own_zone_gets_more_calls_as_its_endpoints_warm_up() {
+    let slow = Fitness { slow_start: Some(Duration::from_secs(1)), ..Fitness::default() };
+    play(slow, async |mut stage| {
+        stage.find(endpoints(1..3)).await;
+        let mut all = endpoints(1..4);
+        all[2].zone = Some("near".into());
+        stage.find(all).await;
+        // Of two places: 1.4 × 2 × 0.1 of 2.1 at first, and 1.4 × 2 × 1 of 3.
+        let goes_near = |news: &News, draw| news.fleet.as_ref().is_some_and(|fleet| fleet.tier(draw) == 0);
+        assert!(goes_near(&stage.news.borrow(), 0.1) && !goes_near(&stage.news.borrow(), 0.5));
+        let grown = stage.news.wait_for(|news| goes_near(news, 0.9));
+        tokio::time::timeout(Duration::from_secs(3), grown).await.expect("nobody says anything").unwrap();
+        assert!(!stage.news.borrow().fleet.as_ref().unwrap().grows);
     });
 }

@@ -55,7 +55,7 @@ impl Pool {
     }
 
     fn rebuild(&mut self, layout: Arc<Layout>, panic: f64) {
-        let fleet = Arc::new(Fleet::new(layout, panic, Ways::ALL));
+        let fleet = Arc::new(Fleet::new(layout, panic, Ways::ALL, self.now));
         self.picker = Picker::new(fleet, &self.crew, Some(&self.picker));
     }
 
@@ -213,6 +213,42 @@ fn the_own_zone_is_preferred_and_spills() {
 }
 
 #[test]
+fn the_part_of_the_own_zone_grows_with_those_who_warm_up_there() {
+    let zone = |port: u16| ["b", "c", "a"][usize::from(port) / 5];
+    let endpoint = |port| base::Endpoint { zone: Some(zone(port).into()), ..facts(port) };
+    let own = Locality { region: None, zone: Some("a".into()) };
+    for balance in WAYS {
+        let mut pool = Pool::of(0);
+        pool.update((0..10).map(endpoint).collect(), &own);
+        pool.watch.set(0, 0, false, Duration::from_secs(10));
+        // The first of the own zone.
+        pool.update((0..11).map(endpoint).collect(), &own);
+        let start = pool.now;
+        let mut near = |seconds: u64| {
+            pool.now = start + Duration::from_secs(seconds);
+            pool.rebuild(pool.picker.fleet.layout.clone(), 0.0);
+            assert_eq!(pool.picker.fleet.grows, seconds < 10, "{balance:?}");
+            pool.shares(&balance, pool.now)[10]
+        };
+        let [first, half, whole] = [0, 5, 10].map(&mut near);
+        // 1.4 × 3 zones × 0.1 of 10.1, 0.5 of 10.5, and 1 of 11.
+        for (share, wanted) in [(first, 0.042), (half, 0.2), (whole, 0.382)] {
+            assert!((share - wanted).abs() < 0.04, "{balance:?}: {share}, not {wanted}");
+        }
+    }
+}
+
+#[test]
+fn one_in_use_beside_many_that_warm_up_gets_its_turns() {
+    let mut pool = Pool::of(1);
+    pool.watch.set(0, 0, false, Duration::from_secs(10));
+    pool.update((0..10).map(facts).collect(), &Locality::default());
+    let share = pool.shares(&Balance::RoundRobin, pool.now)[0];
+    // 1 of 1.9.
+    assert!((share - 0.526).abs() < 0.05, "{share}");
+}
+
+#[test]
 fn a_worker_keeps_what_it_knows_while_others_come_and_go() {
     let mut pool = Pool::of(3);
     let kept = pool.endpoint(1);
@@ -236,7 +272,7 @@ fn what_is_not_laid_out_is_done_without_and_asked_for() {
     for balance in WAYS {
         let (layout, _) = pool.slots.place(&set(4), pool.now);
         let layout = Arc::new(Layout::new(layout, &Locality::default()));
-        let fleet = Arc::new(Fleet::new(layout, 0.0, Ways::default()));
+        let fleet = Arc::new(Fleet::new(layout, 0.0, Ways::default(), pool.now));
         pool.picker = Picker::new(fleet.clone(), &pool.crew, Some(&pool.picker));
         let shares = pool.shares(&balance, pool.now);
         assert!(shares[..4].iter().all(|share| *share > 0.2), "{balance:?} {shares:?}");

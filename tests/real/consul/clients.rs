@@ -83,12 +83,12 @@ fn consul(agent: &Agent, register: bool) -> String {
     format!("consul: {{address: 'http://{}', token: {TOKEN}, register: {register}}}", agent.at)
 }
 
-fn caller(agent: &Agent) -> Process {
+pub fn caller(agent: &Agent) -> Process {
     process("front").discovery(&consul(agent, false)).policy("version: 1\noutbound:\n  - to: users\n").start()
 }
 
 /// The endpoints of `users` that the caller's sidecar knows, sorted.
-fn known(caller: &Process) -> Vec<SocketAddr> {
+pub fn known(caller: &Process) -> Vec<SocketAddr> {
     let text = get(caller.admin, &caller.admin.to_string(), "/clusters").text();
     let clusters: serde_json::Value = serde_json::from_str(&text).unwrap();
     let all = clusters["upstreams"].as_array().unwrap();

@@ -19,7 +19,7 @@ const REST: Duration = Duration::from_millis(3);
 
 /// A caller's sidecar that asks `agent`.
 #[track_caller]
-fn front(agent: &Agent, edit: impl FnOnce(&mut model::Consul)) -> Sidecar {
+pub fn front(agent: &Agent, edit: impl FnOnce(&mut model::Consul)) -> Sidecar {
     setup(agent, edit).start()
 }
 
@@ -32,7 +32,7 @@ fn setup(agent: &Agent, edit: impl FnOnce(&mut model::Consul)) -> Setup {
 
 /// Enters an instance with a check that the test tells.
 #[track_caller]
-fn register(agent: &Agent, at: SocketAddr) {
+pub fn register(agent: &Agent, at: SocketAddr) {
     let body = serde_json::json!({
         "ID": id(at), "Name": "users", "Address": at.ip(), "Port": at.port(),
         "Check": {"CheckID": id(at), "TTL": "10m", "Status": "passing"},
@@ -40,23 +40,23 @@ fn register(agent: &Agent, at: SocketAddr) {
     agent.put("/v1/agent/service/register", &body.to_string());
 }
 
-fn id(at: SocketAddr) -> String {
+pub fn id(at: SocketAddr) -> String {
     format!("users-{at}")
 }
 
-fn known(front: &Sidecar) -> f64 {
+pub fn known(front: &Sidecar) -> f64 {
     front.metrics().get("pillion_endpoints", &[("upstream", "users"), ("source", "consul")])
 }
 
 /// Waits until so many endpoints are in use, and returns how long that took.
 #[track_caller]
-fn until_known(front: &Sidecar, count: usize) -> Duration {
+pub fn until_known(front: &Sidecar, count: usize) -> Duration {
     let begun = Instant::now();
     until(&format!("{count} endpoints are known"), || known(front) == count as f64);
     begun.elapsed()
 }
 
-fn backends() -> [Recorder; 2] {
+pub fn backends() -> [Recorder; 2] {
     [Recorder::answering(echo_path), Recorder::answering(echo_path)]
 }
 

@@ -5,6 +5,8 @@ pub mod agent;
 mod clients;
 mod found;
 mod many;
+mod queries;
+mod reached;
 mod registered;
 mod values;
 

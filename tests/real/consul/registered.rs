@@ -1,6 +1,8 @@
 //! The service stands in Consul as long as its sidecar says so, and as it is.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::agent::{self, Agent, TOKEN};
+use super::clients::{caller, known};
+use crate::grpc::programs;
 use crate::support::process::Setup;
 use crate::support::{Process, Recorder, get, process, until};
 
@@ -142,6 +146,16 @@ fn what_nothing_is_heard_of_is_critical() {
     assert!(is_at(&agent, &users)(), "{:?}", agent.healthy("users"));
     users.kill();
     until("its check has failed", || agent.healthy("users").is_empty());
+    if std::env::var_os("PILLION_TEST_REAPED").is_none() {
+        return;
+    }
+    // Consul looks for them every half minute.
+    let begun = Instant::now();
+    while agent.get("/v1/catalog/service/users") != serde_json::json!([]) {
+        assert!(begun.elapsed() < Duration::from_secs(120), "it is still there");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    println!("taken out by Consul {:?} after it was critical", begun.elapsed());
 }
 
 #[test]
@@ -165,6 +179,58 @@ fn the_agent_may_ask_itself() {
     agent.again();
     agent.leads();
     until("it is entered again where the agent has forgotten it", is_at(&agent, &users));
+}
+
+#[test]
+fn the_agent_may_ask_by_grpc() {
+    let agent = agent::dev().start();
+    let mut service = programs::listening(programs::python().arg("health").stdin(Stdio::piped()));
+    let mut stdin = service.child.stdin.take().unwrap();
+    let mut say = |status: &str| {
+        writeln!(stdin, "shop.v1.Users {status}").unwrap();
+        stdin.flush().unwrap();
+    };
+    say("SERVING");
+    let users = process("users")
+        .health("{grpc: shop.v1.Users, interval: 100ms}")
+        .service(service.address, "grpc")
+        .discovery(&format!("consul: {{address: 'http://{}', register: {{check: grpc}}}}", agent.at))
+        .start();
+    until("it is found", is_at(&agent, &users));
+    // The catalog is told of no more than a change of the status.
+    let output = || {
+        let checks = agent.get("/v1/agent/checks");
+        let check = checks.as_object().and_then(|all| all.values().next()).cloned().unwrap_or_default();
+        check["Output"].as_str().unwrap_or_default().to_owned()
+    };
+    until("the agent has asked", || output().contains("success"));
+    say("NOT_SERVING");
+    until("nobody finds it", || agent.healthy("users").is_empty());
+    assert!(!output().contains("success"), "{}", output());
+    say("SERVING");
+    until("it is found again", is_at(&agent, &users));
+}
+
+#[test]
+fn a_drain_hides_a_plain_entry_too_though_the_agent_asks() {
+    let (agent, service) = (agent::dev().start(), Service::start());
+    agent.register("users", service.at());
+    let caller = caller(&agent);
+    until("it is found without a sidecar", || known(&caller) == [service.at()]);
+    let mut users = sidecar(agent.at, &service, "", "{check: http}").start();
+    until("it is found once", || known(&caller) == [users.inbound]);
+    users.signal(Signal::TERM);
+    let hidden = took("nobody is found", || known(&caller).is_empty());
+    assert!(hidden < Duration::from_secs(1), "{hidden:?}");
+    // The service goes on to answer, and the agent does not ask any more.
+    let end = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < end {
+        assert_eq!(known(&caller), []);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(users.ended().success(), "{}", users.said());
+    until("only the plain entry is left", || agent.healthy("users") == [service.at().to_string()]);
+    assert_eq!(entry(&agent)["ID"], format!("users-{}", service.at()));
 }
 
 #[test]
