@@ -6,6 +6,8 @@
 
 #[path = "sim/breaker.rs"]
 mod breaker;
+#[path = "sim/budget.rs"]
+mod budget;
 #[path = "sim/limiter.rs"]
 mod limiter;
 

@@ -113,7 +113,11 @@ fn line(route: &Route) -> String {
         Some(Retry { max, .. }) if *max > 0 => format!(", retry {max}"),
         _ => String::new(),
     };
-    format!("{}  ({timeout}{retry})  {}", pattern(&route.pattern), route.origin)
+    let hedge = match &route.policy.hedge {
+        Some(hedge) if hedge.max > 0 => format!(", hedged after {}", hedge.after.show()),
+        _ => String::new(),
+    };
+    format!("{}  ({timeout}{retry}{hedge})  {}", pattern(&route.pattern), route.origin)
 }
 
 fn pattern(pattern: &Pattern) -> String {

@@ -7,6 +7,7 @@
 
 mod consul;
 mod fitness;
+mod hedge;
 mod policy;
 mod rate;
 mod register;
@@ -21,6 +22,7 @@ use super::text::{Bind, GrpcService, Network, Pause, ServiceName, Size, Span, Ur
 
 pub use consul::*;
 pub use fitness::*;
+pub use hedge::*;
 pub use policy::*;
 pub use rate::*;
 pub use register::*;

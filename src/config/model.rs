@@ -8,6 +8,7 @@
 mod breaker;
 mod consul;
 mod fitness;
+mod hedge;
 mod json;
 mod rate;
 mod register;
@@ -27,6 +28,7 @@ use http::header::HeaderName;
 pub use self::breaker::{CircuitBreaker, Fallback, Mode, Rules, Scope, Style};
 pub use self::consul::{Consistency, Consul, ConsulInstances, ConsulTls, ConsulToken};
 pub use self::fitness::{Ejection, Fitness, HealthCheck, Question, SuccessRate};
+pub use self::hedge::{After, Hedge, HedgeIf};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
 pub use self::rate::{KEYS, Per, Place, Quota, Rate, RateHeaders, RateLimit};
 pub use self::register::{Check, Reach, Register};
@@ -244,6 +246,8 @@ pub struct RoutePolicy {
     pub connect_timeout: Duration,
     /// `None`: only what was surely not sent is sent again.
     pub retry: Option<Retry>,
+    /// `None`: one attempt at a time.
+    pub hedge: Option<Hedge>,
     /// How an endpoint is picked.
     pub balance: Balance,
     /// Whether calls of gRPC-Web become gRPC calls; default false.
@@ -316,6 +320,7 @@ impl Default for RoutePolicy {
             tunnel_idle: Duration::from_secs(3600),
             connect_timeout: Duration::from_secs(1),
             retry: None,
+            hedge: None,
             balance: Balance::Ewma,
             grpc_web: false,
             json: None,

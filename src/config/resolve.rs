@@ -5,6 +5,7 @@
 mod consul;
 mod discovery;
 mod fitness;
+mod hedge;
 mod ports;
 mod rate;
 mod register;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
-use super::model::Reach as Reachable;
+use super::model::{After, Reach as Reachable};
 use super::units;
 use crate::base::Network as IpNetwork;
 use crate::base::{Authority, UpstreamName};
@@ -73,6 +73,8 @@ formats! {
     Span(Duration) = "pillion-duration" "a duration such as `2s`" r"^([0-9.]+(us|ms|s|m|h|d))+$|\$\{" units::duration;
     /// Perhaps zero.
     Pause(Duration) = "pillion-pause" "a duration such as `2s`" r"^([0-9.]+(us|ms|s|m|h|d))+$|\$\{" units::pause;
+    /// How long to wait for a slow answer.
+    Patience(After) = "pillion-patience" "a percentile such as `p95` or a duration such as `50ms`" r"^(p[0-9.]+|([0-9.]+(us|ms|s|m|h|d))+)$|\$\{" units::patience;
     /// Bytes.
     Size(u64) = "pillion-size" "a size such as `64KiB`" r"^[0-9.]+([KMG]i?)?B$|\$\{" units::size;
     /// A share.

@@ -5,6 +5,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::model::After;
+
 use super::model::Rate;
 
 /// Longest duration that a file may name.
@@ -135,6 +137,22 @@ pub fn range(text: &str) -> Result<(Duration, Duration), String> {
     Ok((first, last))
 }
 
+/// `p95`, or a duration.
+pub fn patience(text: &str) -> Result<After, String> {
+    let Some(percentile) = text.strip_prefix('p') else {
+        return duration(text).map(After::Time).map_err(|error| match error.contains("is no duration") {
+            true => format!("`{text}` is neither a percentile such as `p95` nor a duration such as `50ms`"),
+            false => error,
+        });
+    };
+    match number(percentile) {
+        Some((number, "")) if (50.0..=99.9).contains(&number) => {
+            Ok(After::Percentile((number * 10.0).round() / 1000.0))
+        }
+        _ => Err(format!("`{text}` is no percentile from `p50` to `p99.9`")),
+    }
+}
+
 /// A duration as a file would write it.
 pub fn show(duration: Duration) -> String {
     let micros = duration.as_micros();
@@ -231,6 +249,21 @@ mod tests {
             assert!(rate(text).is_err(), "{text}");
         }
         assert!(rate("50").is_err_and(|error| error.contains("`50/s`")));
+    }
+
+    #[test]
+    fn patience_is_a_percentile_or_a_duration() {
+        for (text, after) in [
+            ("p95", After::Percentile(0.95)),
+            ("p99.9", After::Percentile(0.999)),
+            ("50ms", After::Time(Duration::from_millis(50))),
+        ] {
+            assert_eq!(patience(text), Ok(after), "{text}");
+            assert_eq!(after.show(), text);
+        }
+        for text in ["", "p", "p49", "p100", "p95%", "95", "0s", "P95", "p9e1"] {
+            assert!(patience(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ pub mod budget;
 pub mod deadline;
 pub mod ejection;
 pub mod fleet;
+pub mod hedge;
+pub mod latency;
 pub mod locality;
 pub mod outcome;
 pub mod pulse;

@@ -10,6 +10,7 @@ mod deadline;
 mod detect;
 mod egress;
 mod ending;
+mod hedges;
 mod listener;
 mod notice;
 mod original;

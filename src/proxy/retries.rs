@@ -9,9 +9,10 @@ use std::time::{Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue, Response, request};
 use pin_project_lite::pin_project;
-use tower::{Service, ServiceExt as _};
+use tower::Service;
 
 use super::deadline::{Bounded, Patience};
+use super::hedges;
 use super::router::Route;
 use super::stack::{Attempt, Call};
 use crate::base::{ProxyError, Reason, grpc};
@@ -53,9 +54,9 @@ where
     }
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        match &self.route.policy.retry {
-            None => Retrying::Once { inner: self.inner.call(attempt) },
-            Some(_) => Retrying::Often { inner: Box::pin(retry(self.inner.clone(), attempt)) },
+        match (&self.route.policy.retry, &self.route.policy.hedge) {
+            (None, None) => Retrying::Once { inner: self.inner.call(attempt) },
+            _ => Retrying::Often { inner: Box::pin(retry(self.inner.clone(), attempt)) },
         }
     }
 }
@@ -95,7 +96,10 @@ where
     S: Service<Attempt, Response = Response<Body>, Error = ProxyError> + Clone,
 {
     let call = first.call.clone();
-    let Some(policy) = &call.route.policy.retry else { return inner.oneshot(first).await };
+    let Some(policy) = &call.route.policy.retry else {
+        call.route.budget.deposit(Retry::default().budget, call.received);
+        return hedges::race(inner, first).await;
+    };
     call.route.budget.deposit(policy.budget, call.received);
     let mut body = first.body.taped(policy.buffer);
     for attempts in 1.. {
@@ -159,11 +163,11 @@ fn wall_clock() -> SystemTime {
 
 async fn one_try<S>(inner: S, attempt: Attempt, policy: &Retry) -> Result<Response<Body>, ProxyError>
 where
-    S: Service<Attempt, Response = Response<Body>, Error = ProxyError>,
+    S: Service<Attempt, Response = Response<Body>, Error = ProxyError> + Clone,
 {
-    let Some(limit) = policy.per_try else { return inner.oneshot(attempt).await };
     let call = attempt.call.clone();
-    let inner = inner.oneshot(attempt);
+    let inner = hedges::race(inner, attempt);
+    let Some(limit) = policy.per_try else { return inner.await };
     let patience = Patience::per_try(limit, call.upload());
     let bounded = Bounded::new(inner, Instant::now(), patience, &call.route, call.worker()).await;
     bounded.inspect_err(|error| call.gave_up(error))

@@ -19,6 +19,7 @@ use crate::config::Model;
 use crate::config::model::{self, Limits, RoutePolicy};
 use crate::policy::budget::Budget;
 use crate::policy::deadline::Quickest;
+use crate::policy::latency::Latencies;
 use crate::policy::routes::{Matcher, upstream_of};
 use crate::policy::sni::Names;
 use crate::telemetry::record::{Direction, RouteMetrics};
@@ -64,6 +65,8 @@ pub struct Route {
     pub budget: Arc<Budget>,
     /// The limits of `policy.rate_limits`, in the same order.
     pub rates: Vec<Arc<Rated>>,
+    /// How long its calls take, where `hedge` asks for it.
+    pub latencies: Option<Box<RefCell<Latencies>>>,
     /// What its quickest answers take.
     pub quickest: Cell<Quickest>,
     /// For heads of answers.
@@ -357,6 +360,7 @@ impl Target<'_> {
             upstream: self.upstream.clone(),
             rates: policy.rate_limits.iter().map(|limit| self.worker.rates.get(limit, self.now)).collect(),
             budget: self.worker.budgets().get(&self.upstream.name, inbound, self.now),
+            latencies: policy.hedge.as_ref().map(|_| Box::default()),
             quickest: Cell::default(),
             limits: self.limits.clone(),
             origin,

@@ -60,11 +60,14 @@ pub struct Call {
     peer: std::net::SocketAddr,
     /// Endpoints that failed it.
     tried: RefCell<Vec<Rc<Endpoint>>>,
-    /// Where an attempt waits for its answer.
-    at: RefCell<Option<Rc<Endpoint>>>,
+    /// Where attempts wait for their answers, by their number.
+    at: RefCell<[Option<Rc<Endpoint>>; AT_ONCE]>,
     /// Held from the attempt that was answered until the answer ends.
     active: RefCell<Option<upstream::Active>>,
 }
+
+/// Attempts of one call at a time: the first, and `hedge.max` beside it.
+const AT_ONCE: usize = 4;
 
 /// What goes through the stack: a call and its body.
 pub struct Attempt {
@@ -175,11 +178,31 @@ impl Call {
     pub fn gave_up(&self, error: &ProxyError) {
         let callers = (self.bounds.caller.is_some() && error.reason == Reason::Timeout)
             || self.moved.as_ref().is_some_and(Moved::is_awaited);
-        let at = self.at.take();
+        // The one that has waited longest, of those that are hedged.
+        let mut all = self.at.take();
+        let next = self.attempts.get() as usize;
+        let at = (0..AT_ONCE).find_map(|number| all[(next + number) % AT_ONCE].take());
         if let Some(endpoint) = at.filter(|_| !callers && Outcome::Failed(error).class() == Class::Silent) {
             endpoint.was_silent();
             self.tried.borrow_mut().push(endpoint);
         }
+    }
+
+    /// Whether an attempt waits at an endpoint while there is another to try; that
+    /// one is not picked for the attempt that follows.
+    pub fn is_waited_for_elsewhere(&self) -> bool {
+        let waits: Vec<_> = self.at.borrow().iter().flatten().cloned().collect();
+        let others = self.route.upstream.count() > waits.len();
+        let known = !waits.is_empty() && others;
+        if known {
+            self.tried.borrow_mut().extend(waits);
+        }
+        known
+    }
+
+    /// No attempt waits any more.
+    pub fn no_attempt_waits(&self) {
+        self.at.take();
     }
 
     /// The answer broke off within: it is too late for another attempt.
@@ -227,6 +250,7 @@ async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, Prox
         protocol: call.protocol,
         connect_timeout: policy.connect_timeout,
         at: &call.at,
+        slot: before as usize % AT_ONCE,
         send: SendContext {
             limits: &call.route.limits,
             timers: &call.worker.timers,

@@ -65,6 +65,9 @@ names! {
     /// Faults made on purpose.
     FAULTS = Counter "pillion_faults_total" ["upstream", "kind"]
         "Calls that a `fault` has struck: delay, abort. One that waits and is then aborted counts twice.";
+    /// Attempts beside one that was slow.
+    HEDGES = Counter "pillion_hedges_total" ["upstream", "result"]
+        "Attempts beside one that was slow: won, lost; and those that were not made: budget, body.";
     /// Connections accepted.
     CONNECTIONS = Counter "pillion_connections_total" ["direction", "protocol"]
         "Connections accepted, by what was spoken on them.";

@@ -93,6 +93,11 @@ impl RouteMetrics {
         self.metrics.counter(&names::FAULTS, &[&self.upstream, kind]).increment(1);
     }
 
+    /// Counts an attempt beside one that was slow.
+    pub fn hedged(&self, result: &str) {
+        self.metrics.counter(&names::HEDGES, &[&self.upstream, result]).increment(1);
+    }
+
     /// Which way its requests go.
     pub fn direction(&self) -> Direction {
         self.direction

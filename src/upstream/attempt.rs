@@ -37,8 +37,11 @@ pub struct Call<'a> {
     pub protocol: Protocol,
     /// For making one connection.
     pub connect_timeout: Duration,
-    /// Holds the endpoint at which an attempt waits for its answer.
-    pub at: &'a RefCell<Option<Rc<Endpoint>>>,
+    /// Holds the endpoint at which an attempt waits for its answer, for several
+    /// at a time.
+    pub at: &'a RefCell<[Option<Rc<Endpoint>>]>,
+    /// Which of them this one is.
+    pub slot: usize,
     /// For the codec.
     pub send: SendContext<'a>,
 }
@@ -46,7 +49,7 @@ pub struct Call<'a> {
 impl Call<'_> {
     /// From now on it is up to this endpoint; before, the call has waited for us.
     fn reaches(&self, endpoint: &Rc<Endpoint>) {
-        self.at.replace(Some(endpoint.clone()));
+        self.at.borrow_mut()[self.slot] = Some(endpoint.clone());
     }
 }
 
@@ -81,7 +84,7 @@ pub async fn send(
         let replay = body.replay();
         let active = endpoint.begin(now);
         let sent = send_to(&endpoint, call, body, fresh, now).await;
-        call.at.replace(None);
+        call.at.borrow_mut()[call.slot] = None;
         let failed = match sent {
             Ok(response) => {
                 let outcome = Outcome::Head(response.status(), response.headers());

@@ -255,6 +255,11 @@ impl Upstream {
         self.known()
     }
 
+    /// How many endpoints it has.
+    pub fn count(&self) -> usize {
+        self.picker.borrow().count()
+    }
+
     /// What it speaks, where the policy leaves that open: by the port of its
     /// name, by what discovery says, by the ports of its endpoints.
     pub fn speaks(&self) -> Protocol {

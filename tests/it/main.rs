@@ -15,6 +15,7 @@ mod forwarding;
 mod grpc;
 mod harness;
 mod health;
+mod hedging;
 mod hostile_http1;
 mod hostile_http2;
 mod limits;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Values, text};
 use crate::config::Model;
-use crate::config::model::{Balance, HashOn, Json, Per, RateLimit, Retry, RoutePolicy, Timeout};
+use crate::config::model::{Balance, HashOn, Hedge, Json, Per, RateLimit, Retry, RoutePolicy, Timeout};
 use crate::config::units::show_rate;
 
 /// Each value of `policy`, with its place: that of the first of `prefixes` under
@@ -28,7 +28,17 @@ pub fn policy(model: &Model, prefixes: &[&str], policy: &RoutePolicy) -> Map<Str
         None => values.put("retry", Value::Null),
         Some(retry) => put_retry(&mut values, retry),
     }
+    values.put("hedge", policy.hedge.as_ref().map(hedge));
     values.shown
+}
+
+fn hedge(hedge: &Hedge) -> Value {
+    json!({
+        "after": hedge.after.show(),
+        "min": text(hedge.min),
+        "max": hedge.max,
+        "only_if": hedge.only_if.as_str(),
+    })
 }
 
 fn put_retry(values: &mut Values<'_>, retry: &Retry) {

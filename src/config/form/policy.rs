@@ -6,8 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::{
-    Cors, Ejection, Fault, HeaderEdit, HealthCheck, Near, Protocol, ProxyProtocol, RateLimits, Redirect,
-    Respond, Retry, Rewrite,
+    Cors, Ejection, Fault, HeaderEdit, HealthCheck, Hedge, Near, Protocol, ProxyProtocol, RateLimits,
+    Redirect, Respond, Retry, Rewrite,
 };
 use crate::config::text::{Bind, Header, Host, Percent, Size, Span, Upstream, Word};
 
@@ -115,6 +115,8 @@ pub struct Outbound {
     pub connect_timeout: Option<Span>,
     /// Sending again. Default: only what was surely not sent.
     pub retry: Option<Retry>,
+    /// Another attempt beside one that is slow. Default: one at a time.
+    pub hedge: Option<Hedge>,
     /// How an address is picked.
     pub balance: Option<Balance>,
     /// Calls of gRPC-Web become gRPC calls.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 
+use super::hedge;
 use super::ports::Port;
 use super::rate::Rates;
 use super::retry::{self, Asked};
@@ -55,6 +56,7 @@ struct Said<'a> {
     tunnel_idle: Option<Duration>,
     connect_timeout: Option<Duration>,
     retry: Option<&'a form::Retry>,
+    hedge: Option<&'a form::Hedge>,
     balance: Option<&'a form::Balance>,
     grpc_web: Option<bool>,
     json: Option<&'a Arc<Json>>,
@@ -70,6 +72,7 @@ impl<'a> From<&'a form::Outbound> for Said<'a> {
             tunnel_idle: form.tunnel_idle.as_ref().map(|d| d.0),
             connect_timeout: form.connect_timeout.as_ref().map(|d| d.0),
             retry: form.retry.as_ref(),
+            hedge: form.hedge.as_ref(),
             balance: form.balance.as_ref(),
             grpc_web: form.grpc_web,
             json: None,
@@ -354,6 +357,7 @@ fn policy(own: Said<'_>, shared: Said<'_>) -> RoutePolicy {
     set(&mut policy.tunnel_idle, own.tunnel_idle.or(shared.tunnel_idle));
     set(&mut policy.connect_timeout, own.connect_timeout.or(shared.connect_timeout));
     policy.retry = retry::retry(own.retry, shared.retry);
+    policy.hedge = hedge::hedge(own.hedge, shared.hedge);
     if let Some(balance) = own.balance.or(shared.balance).and_then(balance) {
         policy.balance = balance;
     }

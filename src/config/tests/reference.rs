@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::config::model::{Balance, Dns, Drain, Limits, Retry, RoutePolicy, Source, Telemetry};
+use crate::config::model::{Balance, Dns, Drain, Hedge, Limits, Retry, RoutePolicy, Source, Telemetry};
 use crate::config::schema::{Which, schema, shape};
 use crate::config::{Environment, check, defaults, load};
 
@@ -188,6 +188,7 @@ fn the_defaults_of_the_reference_are_those_of_the_model() {
     assert_eq!(users.tunnel_idle, built_in.tunnel_idle);
     assert_eq!(users.connect_timeout, built_in.connect_timeout);
     assert_eq!(users.balance, Balance::Ewma);
+    assert_eq!(users.hedge, Some(Hedge::default()));
     let retry = users.retry.clone().unwrap();
     assert_eq!(Retry { per_try: None, ..retry }, Retry::default());
 }
