@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use pillion::config::model::{After, Balance, Hedge, HedgeIf, Retry};
 
+use crate::grpc::peer::{Peer, Rules};
 use crate::policy::routed;
 use crate::retries::answer;
+use crate::support::h2peer::{H2Backend, H2Client};
 use crate::support::sidecar::Setup;
 use crate::support::{Client, Recorder, beside_others, call, get, until};
 
@@ -140,4 +142,28 @@ fn one_endpoint_alone_is_asked_once() {
     let sidecar = routed(slow.address(), |policy| policy.hedge = Some(fixed())).start();
     assert_eq!(get(sidecar.at.outbound, "users", "/").status, 200);
     assert_eq!(slow.take().len(), 1);
+}
+
+#[test]
+fn a_stream_of_http2_that_lost_is_reset() {
+    let _turn = beside_others();
+    let (tell, told) = std::sync::mpsc::channel();
+    let silent = Peer::start(Rules::default(), move || {
+        move |_, mut respond: h2::server::SendResponse<bytes::Bytes>| {
+            let tell = tell.clone();
+            Box::pin(async move {
+                let ended = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+                // The test may be over.
+                let _ = tell.send(ended.ok());
+            })
+        }
+    });
+    let good = H2Backend::start();
+    let sidecar = between(silent.address, good.address(), fixed()).start();
+    let client = H2Client::connect(sidecar.at.outbound);
+    for _ in 0..2 {
+        assert_eq!(client.get("http://users/").status(), 200);
+    }
+    assert_eq!(told.recv_timeout(SLOW * 5).unwrap(), Some(h2::Reason::CANCEL));
+    sidecar.metric_is("pillion_hedges_total", &[("result", "won")], 1.0);
 }

@@ -5,7 +5,7 @@ mod calls;
 mod deadline;
 mod fallback;
 mod goaway;
-mod peer;
+pub mod peer;
 mod small_frames;
 mod streams;
 mod within;
