@@ -1,6 +1,7 @@
 //! The composition root: the only place that wires the parts together.
 
 mod asking;
+mod gather;
 mod registered;
 
 use std::collections::BTreeMap;
@@ -23,11 +24,8 @@ use crate::discovery::{Discovery, values};
 use crate::proxy::{self, Gate, Instance, Layer, Rates};
 use crate::runtime::{self, Order, Plan};
 use crate::telemetry::{Metrics, names};
-use crate::upstream::snapshot::EndpointStats;
-use crate::upstream::{Board, Keepers, Quotas};
+use crate::upstream::{Board, Fuses, Keepers, Quotas};
 
-/// How long the admin port waits for a worker.
-const STATS_WAIT: Duration = Duration::from_millis(250);
 /// How long a worker may take to tell those whom it cuts off.
 const LAST_WORDS: Duration = Duration::from_millis(1500);
 /// How often histograms are folded, and keys of limits let go.
@@ -152,6 +150,7 @@ impl App {
             directory: directory.clone(),
             board: board.clone(),
             counts,
+            fuses: instance.fuses().clone(),
             metrics: app.metrics.clone(),
             readiness: app.readiness.clone(),
             inbound: app.addresses.inbound,
@@ -346,6 +345,7 @@ struct Control {
     directory: Directory,
     board: Board,
     counts: (Quotas, Rates),
+    fuses: Fuses,
     metrics: Metrics,
     readiness: Readiness,
     inbound: SocketAddr,
@@ -404,13 +404,14 @@ impl Control {
 
     fn admin_state(&self) -> AdminState {
         let model = self.model.subscribe();
-        let (orders, board) = (self.orders.clone(), self.board.clone());
+        let (orders, board, fuses) = (self.orders.clone(), self.board.clone(), self.fuses.clone());
         AdminState {
             readiness: self.readiness.clone(),
             metrics: self.metrics.clone(),
             model: Arc::new(move || model.borrow().clone()),
             directory: self.directory.clone(),
-            endpoints: Arc::new(move || gather(&orders, &board)),
+            endpoints: Arc::new(move || gather::gather(&orders, &board)),
+            breakers: Arc::new(move || fuses.states(Instant::now())),
             allow_remote: false,
         }
     }
@@ -457,23 +458,6 @@ impl Control {
             }
         }
     }
-}
-
-/// Asks every worker, adds up what they say, and says how each endpoint stands.
-fn gather(orders: &[mpsc::UnboundedSender<Order>], board: &Board) -> Vec<EndpointStats> {
-    let (sender, answers) = std::sync::mpsc::channel();
-    let asked = orders.iter().filter(|worker| worker.send(Order::Stats(sender.clone())).is_ok()).count();
-    drop(sender);
-    let key = |one: &EndpointStats| (one.upstream.clone(), one.address);
-    let states = board.states(Instant::now());
-    let mut all: BTreeMap<_, _> = states.into_iter().map(|one| (key(&one), one)).collect();
-    for _ in 0..asked {
-        let Ok(stats) = answers.recv_timeout(STATS_WAIT) else { break };
-        for one in stats {
-            all.entry(key(&one)).and_modify(|sum| sum.add(&one)).or_insert(one);
-        }
-    }
-    all.into_values().collect()
 }
 
 impl std::fmt::Display for StartError {

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{AdminState, EndpointStats};
+use super::{AdminState, BreakerState, EndpointStats};
 use crate::base::directory::Known;
 use crate::base::{Endpoint, EndpointSet, Resolution, Said, Standing, Told, Trail, UpstreamName};
 use crate::config::Model;
@@ -23,12 +23,20 @@ pub(super) struct Wanted {
     format: Option<String>,
 }
 
-type Stats = HashMap<(UpstreamName, SocketAddr), EndpointStats>;
+/// What the workers know, and the breakers that are not closed.
+struct Stats {
+    endpoints: HashMap<(UpstreamName, SocketAddr), EndpointStats>,
+    breakers: Vec<BreakerState>,
+}
+
+const CLOSED: &str = "closed";
 
 pub(super) async fn clusters(State(state): State<AdminState>, Query(wanted): Query<Wanted>) -> Response {
     let upstreams = with_named(state.directory.dump(), &(state.model)());
-    let stats: Stats =
+    let endpoints =
         (state.endpoints)().into_iter().map(|one| ((one.upstream.clone(), one.address), one)).collect();
+    let breakers = (state.breakers)().into_iter().filter(|one| one.state != CLOSED).collect();
+    let stats = Stats { endpoints, breakers };
     #[expect(clippy::disallowed_methods, reason = "the age of an answer is shown to a person")]
     let now = SystemTime::now();
     match wanted.format.as_deref() {
@@ -61,16 +69,29 @@ fn as_json(upstreams: &[Known], stats: &Stats, now: SystemTime) -> Value {
                 "age_seconds": age(set, trail, now),
                 "kept": kept(trail).map(|(_, why)| why),
                 "endpoints":
-                    set.endpoints.iter().map(|e| endpoint(e, of(stats, name, e))).collect::<Vec<_>>(),
+                    set.endpoints.iter().map(|e| endpoint(e, name, stats)).collect::<Vec<_>>(),
             }),
             _ => json!({ "why": why(known), "endpoints": [] }),
         };
         shown["upstream"] = name.as_str().into();
         shown["state"] = state_of(known).into();
+        let breakers = stats.breakers.iter().filter(|one| one.upstream == *name);
+        shown["breakers"] = breakers.map(breaker).collect();
         shown["chain"] = trail.told.iter().map(|told| link(told, now)).collect();
         shown
     };
     json!({ "upstreams": upstreams.iter().map(one).collect::<Vec<_>>() })
+}
+
+fn breaker(breaker: &BreakerState) -> Value {
+    json!({ "route": &*breaker.route, "endpoint": breaker.address, "state": breaker.state })
+}
+
+/// The state of the worst of an endpoint's breakers, where it is not closed.
+fn worst(endpoint: &Endpoint, name: &UpstreamName, stats: &Stats) -> Option<&'static str> {
+    let own = |one: &&BreakerState| one.upstream == *name && one.address == Some(endpoint.address);
+    // `open` comes last.
+    stats.breakers.iter().filter(own).map(|one| one.state).max()
 }
 
 /// What one source said.
@@ -117,7 +138,8 @@ fn kept(trail: &Trail) -> Option<(&Told, &'static str)> {
     taken_back.then(|| (told, word(&told.said)))
 }
 
-fn endpoint(endpoint: &Endpoint, stats: Option<&EndpointStats>) -> Value {
+fn endpoint(endpoint: &Endpoint, name: &UpstreamName, all: &Stats) -> Value {
+    let stats = of(all, name, endpoint);
     json!({
         "address": endpoint.address.to_string(),
         "weight": endpoint.weight,
@@ -125,6 +147,7 @@ fn endpoint(endpoint: &Endpoint, stats: Option<&EndpointStats>) -> Value {
         "zone": endpoint.zone.as_deref(),
         "standing": endpoint.standing.as_str(),
         "state": word_for(endpoint, stats),
+        "breaker": worst(endpoint, name, all),
         "protocol": endpoint.protocol.as_str(),
         "active": stats.map(|s| s.active),
         "requests": stats.map(|s| s.requests),
@@ -148,7 +171,7 @@ fn as_text(upstreams: &[Known], stats: &Stats, now: SystemTime) -> String {
                 }
                 text.push('\n');
                 for endpoint in set.endpoints.iter() {
-                    line(&mut text, endpoint, of(stats, name, endpoint));
+                    line(&mut text, endpoint, name, stats);
                 }
             }
             _ => {
@@ -162,7 +185,8 @@ fn as_text(upstreams: &[Known], stats: &Stats, now: SystemTime) -> String {
     text
 }
 
-fn line(text: &mut String, endpoint: &Endpoint, stats: Option<&EndpointStats>) {
+fn line(text: &mut String, endpoint: &Endpoint, name: &UpstreamName, all: &Stats) {
+    let stats = of(all, name, endpoint);
     let _ = write!(
         text,
         "  {:<21} {:<5} weight {}",
@@ -189,6 +213,9 @@ fn line(text: &mut String, endpoint: &Endpoint, stats: Option<&EndpointStats>) {
     if word != endpoint.standing.as_str() {
         let _ = write!(text, "  {word}");
     }
+    if let Some(state) = worst(endpoint, name, all) {
+        let _ = write!(text, "  breaker {state}");
+    }
     if let Some(s) = stats.filter(|s| !s.why.is_empty()) {
         let _ = write!(text, " ({})", s.why);
     }
@@ -205,7 +232,7 @@ fn word_for(endpoint: &Endpoint, stats: Option<&EndpointStats>) -> &'static str 
 }
 
 fn of<'a>(stats: &'a Stats, name: &UpstreamName, endpoint: &Endpoint) -> Option<&'a EndpointStats> {
-    stats.get(&(name.clone(), endpoint.address))
+    stats.endpoints.get(&(name.clone(), endpoint.address))
 }
 
 fn age(set: &EndpointSet, trail: &Trail, now: SystemTime) -> u64 {

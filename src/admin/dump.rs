@@ -3,6 +3,7 @@
 //! Values are named one by one: what is not named here is not shown, so that a
 //! secret that the model comes to hold does not leak by itself.
 
+mod breaker;
 mod policy;
 mod shaping;
 

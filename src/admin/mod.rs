@@ -26,7 +26,7 @@ use crate::telemetry::Metrics;
 
 pub use server::serve;
 
-use crate::upstream::snapshot::EndpointStats;
+use crate::upstream::snapshot::{BreakerState, EndpointStats};
 
 /// What the API shows and changes; cheap to clone.
 #[derive(Clone)]
@@ -42,6 +42,8 @@ pub struct AdminState {
     pub directory: Directory,
     /// What the workers know of each endpoint.
     pub endpoints: Arc<dyn Fn() -> Vec<EndpointStats> + Send + Sync>,
+    /// How the circuit breakers stand.
+    pub breakers: Arc<dyn Fn() -> Vec<BreakerState> + Send + Sync>,
     /// Lets callers from other machines use the admin port; false unless the
     /// operator says otherwise.
     pub allow_remote: bool,

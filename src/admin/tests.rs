@@ -45,6 +45,15 @@ fn serve_for_test(mut model: Model) -> Served {
                 ..EndpointStats::new(UpstreamName::new("users"), "127.0.0.1:9".parse().unwrap())
             }]
         }),
+        breakers: Arc::new(|| {
+            let at = |address, state| BreakerState {
+                upstream: UpstreamName::new("users"),
+                route: "/v1/users/{id}".into(),
+                address,
+                state,
+            };
+            vec![at(Some("127.0.0.1:9".parse().unwrap()), "open"), at(None, "half_open"), at(None, "closed")]
+        }),
         allow_remote: false,
     };
     let (signal, watch) = drain::channel();
@@ -142,6 +151,9 @@ fn clusters_come_as_json_and_as_text() {
     assert!(users["age_seconds"].as_u64().unwrap() > 1_000_000);
     assert_eq!(users["endpoints"][0]["address"], "127.0.0.1:9");
     assert_eq!(users["endpoints"][0]["failures"], 2);
+    assert_eq!(users["endpoints"][0]["breaker"], "open");
+    assert_eq!(users["breakers"].as_array().unwrap().len(), 2, "those that are not closed");
+    assert_eq!(users["breakers"][1]["state"], "half_open");
     let (_, text) = ask(served.admin, "GET", "/clusters?format=text", "");
     assert!(
         text.contains("mail  not called for a while")

@@ -67,6 +67,8 @@ pub enum Reason {
     ConnectFailed,
     /// The endpoint does not speak HTTP/2, which the call needs.
     NoHttp2,
+    /// The circuit breaker of the route or of every endpoint is open.
+    CircuitOpen,
     /// The upstream may not have one more connection.
     ConnectionLimit,
     /// The connection ended before the head of the answer.
@@ -139,7 +141,7 @@ pub struct Told {
 
 impl Reason {
     /// Every reason, for the documentation's and the tests' sake.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::MalformedRequest,
         Self::TargetTooLong,
         Self::HeaderTooLarge,
@@ -162,6 +164,7 @@ impl Reason {
         Self::ConnectTimeout,
         Self::ConnectFailed,
         Self::NoHttp2,
+        Self::CircuitOpen,
         Self::ConnectionLimit,
         Self::ResetBeforeHeaders,
         Self::ResetAfterHeaders,

@@ -9,6 +9,27 @@ use http::{HeaderMap, HeaderName, HeaderValue, request};
 /// How long the caller waits.
 pub const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
+/// The names of the codes, from 0 on.
+pub const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
 /// Whether a request with this head is a call of gRPC.
 pub fn is_call(head: &request::Parts) -> bool {
     content_type(&head.headers).is_some()

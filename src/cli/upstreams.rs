@@ -40,6 +40,9 @@ struct Upstream {
     kept: Option<String>,
     why: Option<String>,
     endpoints: Vec<Endpoint>,
+    /// Those that are not closed.
+    #[serde(default)]
+    breakers: Vec<Breaker>,
     #[serde(default)]
     chain: Vec<Link>,
 }
@@ -50,6 +53,7 @@ struct Endpoint {
     #[serde(default)]
     state: String,
     why: Option<String>,
+    breaker: Option<String>,
     weight: u64,
     region: Option<String>,
     zone: Option<String>,
@@ -58,6 +62,13 @@ struct Endpoint {
     failures: Option<u64>,
     connections: Option<u64>,
     ewma_ms: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Breaker {
+    route: String,
+    endpoint: Option<String>,
+    state: String,
 }
 
 #[derive(Deserialize)]
@@ -150,10 +161,12 @@ fn endpoints(upstream: &Upstream) -> String {
     }
     let mut words: Vec<(&str, usize)> = Vec::new();
     let special = |endpoint: &&Endpoint| !matches!(endpoint.state.as_str(), "" | "ready");
-    for endpoint in upstream.endpoints.iter().filter(special) {
-        match words.iter_mut().find(|(word, _)| *word == endpoint.state) {
+    let states = upstream.endpoints.iter().filter(special).map(|endpoint| endpoint.state.as_str());
+    let open = upstream.endpoints.iter().filter(|endpoint| endpoint.breaker.as_deref() == Some("open"));
+    for word in states.chain(open.map(|_| "breaker open")) {
+        match words.iter_mut().find(|(known, _)| *known == word) {
             Some((_, count)) => *count += 1,
-            None => words.push((&endpoint.state, 1)),
+            None => words.push((word, 1)),
         }
     }
     let words: Vec<String> = words.iter().map(|(word, count)| format!("{count} {word}")).collect();
@@ -188,6 +201,16 @@ fn whole(upstream: &Upstream) -> String {
         text.push('\n');
         text.push_str(&table(&fares(&upstream.endpoints), "  "));
     }
+    let of_routes = || upstream.breakers.iter().filter(|breaker| breaker.endpoint.is_none());
+    if of_routes().next().is_some() {
+        let mut rows = vec![["ROUTE", "BREAKER"].map(String::from).to_vec()];
+        rows.extend(of_routes().map(|breaker| {
+            let route = if breaker.route.is_empty() { "all others" } else { &breaker.route };
+            vec![route.to_owned(), words(&breaker.state)]
+        }));
+        text.push('\n');
+        text.push_str(&table(&rows, "  "));
+    }
     if !upstream.chain.is_empty() {
         let mut rows = vec![["SOURCE", "AGE", "SAYS"].map(String::from).to_vec()];
         for link in &upstream.chain {
@@ -198,6 +221,17 @@ fn whole(upstream: &Upstream) -> String {
         text.push_str(&table(&rows, "  "));
     }
     text
+}
+
+/// Its state, why it is that, and its breaker where that is not closed.
+fn fares_as(e: &Endpoint) -> String {
+    let breaker = e.breaker.as_ref().map(|state| format!("breaker {}", words(state)));
+    let more: Vec<String> = e.why.clone().into_iter().chain(breaker).collect();
+    if more.is_empty() { e.state.clone() } else { format!("{} ({})", e.state, more.join("; ")) }
+}
+
+fn words(state: &str) -> String {
+    state.replace('_', "-")
 }
 
 /// A row for each endpoint, without columns that hold nothing of interest.
@@ -220,7 +254,7 @@ fn fares(endpoints: &[Endpoint]) -> Vec<Vec<String>> {
         let latency = e.ewma_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms"));
         rows.push(row([
             e.address.clone(),
-            e.why.as_ref().map_or_else(|| e.state.clone(), |why| format!("{} ({why})", e.state)),
+            fares_as(e),
             e.weight.to_string(),
             place(e),
             count(e.active),

@@ -5,6 +5,7 @@
 //! Every key is optional here, also those that the schema requires: what is
 //! missing was reported by the check of the shape, and the rest is still read.
 
+mod breaker;
 mod consul;
 mod fitness;
 mod hedge;
@@ -20,6 +21,7 @@ use serde::Deserialize;
 
 use super::text::{Bind, GrpcService, Network, Pause, ServiceName, Size, Span, UrlPath, Word};
 
+pub use breaker::*;
 pub use consul::*;
 pub use fitness::*;
 pub use hedge::*;

@@ -7,6 +7,7 @@
 
 mod breaker;
 mod consul;
+mod failures;
 mod fitness;
 mod hedge;
 mod json;
@@ -27,6 +28,7 @@ use http::header::HeaderName;
 
 pub use self::breaker::{CircuitBreaker, Fallback, Mode, Rules, Scope, Style};
 pub use self::consul::{Consistency, Consul, ConsulInstances, ConsulTls, ConsulToken};
+pub use self::failures::Failures;
 pub use self::fitness::{Ejection, Fitness, HealthCheck, Question, SuccessRate};
 pub use self::hedge::{After, Hedge, HedgeIf};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
@@ -248,6 +250,10 @@ pub struct RoutePolicy {
     pub retry: Option<Retry>,
     /// `None`: one attempt at a time.
     pub hedge: Option<Hedge>,
+    /// Refuses calls of what fails; default none.
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// What counts as a failure.
+    pub failures: Failures,
     /// How an endpoint is picked.
     pub balance: Balance,
     /// Whether calls of gRPC-Web become gRPC calls; default false.
@@ -321,6 +327,8 @@ impl Default for RoutePolicy {
             connect_timeout: Duration::from_secs(1),
             retry: None,
             hedge: None,
+            circuit_breaker: None,
+            failures: Failures::default(),
             balance: Balance::Ewma,
             grpc_web: false,
             json: None,

@@ -2,6 +2,7 @@
 //! gets its default here, and what no single value shows is checked: ports
 //! that collide, routes that tie, names that nothing can find.
 
+mod breaker;
 mod consul;
 mod discovery;
 mod fitness;

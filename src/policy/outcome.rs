@@ -4,6 +4,7 @@
 use http::{HeaderMap, StatusCode};
 
 use crate::base::{ProxyError, Reason, Side, grpc};
+use crate::config::model::Failures;
 
 /// How one attempt ended.
 #[derive(Clone, Copy, Debug)]
@@ -51,14 +52,22 @@ fn is_late(headers: &HeaderMap) -> bool {
 }
 
 fn class_of_head(status: StatusCode, headers: &HeaderMap) -> Class {
+    match code(status, headers) {
+        Some(code) => class_of_code(code),
+        None => class_of_status(status),
+    }
+}
+
+/// The code of a call of gRPC that ends with its head.
+fn code(status: StatusCode, headers: &HeaderMap) -> Option<&[u8]> {
+    let code = headers.get("grpc-status").filter(|_| status == StatusCode::OK)?;
+    grpc::content_type(headers).map(|_| code.as_bytes())
+}
+
+fn class_of_status(status: StatusCode) -> Class {
     match status.as_u16() {
         502..=504 => Class::Gateway,
         500..=599 => Class::Server,
-        // A call of gRPC that fails before its first message has its status in the head.
-        200 => match headers.get("grpc-status") {
-            Some(code) if grpc::content_type(headers).is_some() => class_of_code(code.as_bytes()),
-            _ => Class::Good,
-        },
         _ => Class::Good,
     }
 }
@@ -69,6 +78,67 @@ fn class_of_code(code: &[u8]) -> Class {
         b"2" | b"4" | b"13" | b"15" => Class::Server,
         _ => Class::Good,
     }
+}
+
+impl Failures {
+    /// What an outcome says of its endpoint, by what this route takes for a
+    /// failure: see [`Class`].
+    pub fn class(&self, outcome: Outcome<'_>) -> Class {
+        match outcome {
+            Outcome::Head(status, headers) => match code(status, headers) {
+                Some(code) => self.class_of_code(code),
+                None => self.agreed(class_of_status(status), self.has_status(status)),
+            },
+            Outcome::Failed(error) => match class_of_error(error) {
+                class @ (Class::Good | Class::Nothing) => class,
+                class if self.has_error(error) => class,
+                _ => Class::Nothing,
+            },
+        }
+    }
+
+    /// The same for a call of gRPC that ended with these trailers.
+    pub fn class_of_trailers(&self, trailers: &HeaderMap) -> Class {
+        trailers.get("grpc-status").map_or(Class::Good, |code| self.class_of_code(code.as_bytes()))
+    }
+
+    fn class_of_code(&self, code: &[u8]) -> Class {
+        let number = std::str::from_utf8(code).ok().and_then(|text| text.parse::<u32>().ok());
+        let told = number.is_some_and(|number| number < 32 && self.grpc >> number & 1 == 1);
+        self.agreed(class_of_code(code), told)
+    }
+
+    /// Both have to say: the class says what kind of failure, if it is one.
+    fn agreed(&self, class: Class, told: bool) -> Class {
+        match (class, told) {
+            (Class::Good, true) => Class::Server,
+            (class, true) => class,
+            (_, false) => Class::Good,
+        }
+    }
+
+    fn has_status(&self, status: StatusCode) -> bool {
+        let status = status.as_u16();
+        (self.server_error && (500..=599).contains(&status))
+            || (self.gateway && (502..=504).contains(&status))
+            || self.statuses.contains(&status)
+    }
+
+    fn has_error(&self, error: &ProxyError) -> bool {
+        match error.reason {
+            Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed | Reason::NoHttp2 => {
+                self.connect
+            }
+            Reason::Timeout | Reason::PerTryTimeout | Reason::StreamIdle => self.timeout,
+            _ => self.reset,
+        }
+    }
+}
+
+/// Whether an answer with this head ends with trailers that say how the call
+/// went: it is one of gRPC.
+pub fn is_open(status: StatusCode, headers: &HeaderMap) -> bool {
+    status == StatusCode::OK && grpc::content_type(headers).is_some() && !headers.contains_key("grpc-status")
 }
 
 fn class_of_error(error: &ProxyError) -> Class {
@@ -132,5 +202,38 @@ mod tests {
         assert_eq!(failed(Reason::ClientClosed), Class::Nothing);
         assert_eq!(failed(Reason::ConnectionLimit), Class::Nothing);
         assert_eq!(failed(Reason::MalformedResponse), Class::Server);
+    }
+
+    #[test]
+    fn a_route_says_what_counts_as_a_failure() {
+        let plain = |failures: &Failures, code: u16| {
+            failures.class(Outcome::Head(StatusCode::from_u16(code).unwrap(), &HeaderMap::new()))
+        };
+        let failed =
+            |failures: &Failures, reason| failures.class(Outcome::Failed(&ProxyError::new(reason, "")));
+        let trailers = |failures: &Failures, code: &'static str| {
+            failures.class_of_trailers(&HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-status"),
+                HeaderValue::from_static(code),
+            )]))
+        };
+        let as_ever = Failures::default();
+        for code in [200, 404, 429, 500, 501, 502, 503, 504] {
+            let status = StatusCode::from_u16(code).unwrap();
+            assert_eq!(plain(&as_ever, code), Outcome::Head(status, &HeaderMap::new()).class(), "{code}");
+        }
+        for reason in Reason::ALL {
+            let error = ProxyError::new(reason, "");
+            assert_eq!(failed(&as_ever, reason), Outcome::Failed(&error).class(), "{reason:?}");
+        }
+        assert_eq!(trailers(&as_ever, "14"), Class::Gateway);
+        assert_eq!((trailers(&as_ever, "7"), trailers(&as_ever, "x")), (Class::Good, Class::Good));
+        let some = Failures { statuses: vec![429], timeout: true, grpc: 1 << 7, ..Failures::NONE };
+        assert_eq!((plain(&some, 429), plain(&some, 503)), (Class::Server, Class::Good));
+        assert_eq!((trailers(&some, "7"), trailers(&some, "14")), (Class::Server, Class::Good));
+        assert_eq!(failed(&some, Reason::Timeout), Class::Silent);
+        assert_eq!(failed(&some, Reason::ConnectRefused), Class::Nothing);
+        let gateway = Failures { gateway: true, ..Failures::NONE };
+        assert_eq!((plain(&gateway, 500), plain(&gateway, 502)), (Class::Good, Class::Gateway));
     }
 }

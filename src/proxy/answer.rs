@@ -53,6 +53,7 @@ pub fn pass_on(response: Response<Body>, call: Rc<Call>, mut record: Record) -> 
     {
         answer.deadline = Some(call.timers().at(end));
     }
+    call.wait_for_end();
     if answer.takeover.is_none() {
         answer.call = Some(call);
     }
@@ -85,6 +86,7 @@ impl Answer {
 
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
         let Some(call) = &self.call else { return Poll::Pending };
+        call.poll_enough(cx);
         if let Some(deadline) = &mut self.deadline
             && deadline.poll_fired(cx).is_ready()
         {
@@ -132,11 +134,15 @@ impl http_body::Body for Answer {
             Some(Ok(passing)) => {
                 if let Some(call) = &self.call {
                     call.ending.borrow_mut().follow(passing);
+                    if let Some(trailers) = passing.trailers_ref() {
+                        call.trailed(trailers);
+                    }
                 }
             }
             Some(Err(error)) => {
                 self.record.failed(error.reason);
                 if let Some(call) = &self.call {
+                    call.cut(error);
                     call.broke_off(error);
                 }
                 self.body = Body::Empty;

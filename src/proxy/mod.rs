@@ -4,6 +4,7 @@
 mod ahead;
 mod announced;
 mod answer;
+mod breaker;
 mod captured;
 mod connection;
 mod deadline;

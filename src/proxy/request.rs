@@ -17,7 +17,7 @@ use super::shaping::{self, Afterwards, Struck};
 use super::stack::{self, Call};
 use super::transcode::{self, Translation};
 use super::waits::Begun;
-use super::{Answer, answer, prepare, reply, tunnel};
+use super::{Answer, answer, breaker, prepare, reply, tunnel};
 use crate::base::{Protocol, ProxyError};
 use crate::codec::{Body, Exchange, Takeover, Upgrade};
 use crate::telemetry::record::Record;
@@ -172,10 +172,20 @@ pub async fn attempt(
         }
         Some(layer) => layer(stack::BoxedStack::new(stack)).oneshot(request).await,
     };
-    let mut response = answered.map_err(|error| {
-        call.gave_up(&error);
-        ProxyError { attempts: u16::try_from(call.attempts()).unwrap_or(u16::MAX), ..error }
-    })?;
+    let mut response = match answered {
+        Ok(response) => {
+            // Attempts beside the one that was answered say nothing.
+            drop(call.guards.take());
+            response
+        }
+        Err(error) => {
+            call.gave_up(&error);
+            let attempts = u16::try_from(call.attempts()).unwrap_or(u16::MAX);
+            let mut response = breaker::fallback(&call, &error).ok_or(ProxyError { attempts, ..error })?;
+            prepare::response(&mut response, door, &call);
+            return Ok((response, call));
+        }
+    };
     // Stream the answer back.
     call.answered(response.status());
     prepare::response(&mut response, door, &call);

@@ -23,7 +23,7 @@ use crate::policy::latency::Latencies;
 use crate::policy::routes::{Matcher, upstream_of};
 use crate::policy::sni::Names;
 use crate::telemetry::record::{Direction, RouteMetrics};
-use crate::upstream::Upstream;
+use crate::upstream::{Panel, Upstream};
 
 /// Upstreams without a policy that keep their route at hand.
 const MAX_OTHERS: usize = 1024;
@@ -61,6 +61,8 @@ pub struct Route {
     pub upstream: Rc<Upstream>,
     /// Its metrics.
     pub metrics: Rc<RouteMetrics>,
+    /// Its circuit breakers.
+    pub panel: Option<Rc<Panel>>,
     /// What calls of its upstream may be sent again, by whatever route.
     pub budget: Arc<Budget>,
     /// The limits of `policy.rate_limits`, in the same order.
@@ -251,7 +253,7 @@ impl Router {
             Direction::Inbound => &self.model.inbound_defaults,
             Direction::Outbound => &self.model.defaults,
         };
-        let route = Rc::new(target.route("".into(), policy, None));
+        let route = Rc::new(target.route("".into(), policy, None, String::new()));
         let mut addresses = self.addresses.borrow_mut();
         if addresses.len() < MAX_OTHERS {
             addresses.insert(key, route.clone());
@@ -313,7 +315,7 @@ impl Router {
             worker: &door.worker,
             now,
         };
-        let route = Rc::new(target.route("".into(), &self.model.defaults, None));
+        let route = Rc::new(target.route("".into(), &self.model.defaults, None, String::new()));
         let mut others = self.others.borrow_mut();
         if others.len() < MAX_OTHERS {
             others.insert(name, route.clone());
@@ -336,26 +338,39 @@ impl Routes {
         let patterns = written.iter().enumerate().map(|(index, route)| (route.pattern.clone(), index));
         let routes = written.iter().map(|route| {
             let template = route.pattern.template.clone();
-            let made = target.route(template, &route.policy, Some(route.origin.clone()));
+            let pattern = format!("{:?}", route.pattern);
+            let made = target.route(template, &route.policy, Some(route.origin.clone()), pattern);
             Rc::new(Route { grpc: route.pattern.grpc, ..made })
         });
         Self {
             matcher: Matcher::new(patterns),
             routes: routes.collect(),
-            catch_all: Rc::new(target.route("".into(), catch_all, None)),
+            catch_all: Rc::new(target.route("".into(), catch_all, None, String::new())),
         }
     }
 }
 
 impl Target<'_> {
-    fn route(&self, template: Arc<str>, policy: &RoutePolicy, origin: Option<Origin>) -> Route {
+    /// `pattern` tells it from all others to the same upstream.
+    fn route(
+        &self,
+        template: Arc<str>,
+        policy: &RoutePolicy,
+        origin: Option<Origin>,
+        pattern: String,
+    ) -> Route {
         let metrics = &self.worker.metrics;
+        let panel = policy.circuit_breaker.as_ref().map(|breaker| {
+            let (name, fuses) = (&self.upstream.name, self.worker.fuses());
+            fuses.get(name, (pattern, &template), breaker, origin.clone(), metrics)
+        });
         let label = metrics.label(self.upstream.name.as_str());
         let inbound = self.direction == Direction::Inbound;
         Route {
             metrics: Rc::new(RouteMetrics::new(metrics, self.direction, &label, &template)),
             template,
             policy: policy.clone(),
+            panel,
             protocol: self.protocol,
             upstream: self.upstream.clone(),
             rates: policy.rate_limits.iter().map(|limit| self.worker.rates.get(limit, self.now)).collect(),

@@ -7,12 +7,14 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::Context;
+use std::time::{Duration, Instant};
 
 use http::{Response, StatusCode, request};
 use tower::util::UnsyncBoxService;
 use tower::{Service, ServiceBuilder};
 
+use super::breaker;
 use super::connection::Door;
 use super::deadline::Deadline;
 use super::ending::Ending;
@@ -20,7 +22,7 @@ use super::rate::RateLimits;
 use super::retries::{self, Retries};
 use super::router::Route;
 use super::worker::Worker;
-use crate::base::timers::Timers;
+use crate::base::timers::{Timer, Timers};
 use crate::base::{Protocol, ProxyError, Reason, Side};
 use crate::codec::pace::Moved;
 use crate::codec::{Body, Exchange, Interim, SendContext, Upgrade};
@@ -28,6 +30,9 @@ use crate::config::model::{Balance, HashOn};
 use crate::policy::deadline::Bounds;
 use crate::policy::outcome::{Class, Outcome};
 use crate::upstream::{self, Endpoint, Upstream};
+
+/// A stream that has lasted so long has begun well: no breaker waits for its end.
+const ENOUGH: Duration = Duration::from_secs(1);
 
 /// A stack whose type is hidden, for [`Layer`].
 pub type BoxedStack = UnsyncBoxService<Attempt, Response<Body>, ProxyError>;
@@ -62,6 +67,10 @@ pub struct Call {
     tried: RefCell<Vec<Rc<Endpoint>>>,
     /// Where attempts wait for their answers, by their number.
     at: RefCell<[Option<Rc<Endpoint>>; AT_ONCE]>,
+    /// What hears how these attempts go.
+    pub(super) guards: RefCell<[Option<Rc<upstream::Guard>>; AT_ONCE]>,
+    /// When a stream that a breaker waits for has gone on for long enough.
+    enough: RefCell<Option<Timer>>,
     /// Held from the attempt that was answered until the answer ends.
     active: RefCell<Option<upstream::Active>>,
 }
@@ -95,6 +104,8 @@ impl Call {
             peer: door.peer,
             tried: RefCell::default(),
             at: RefCell::default(),
+            guards: RefCell::default(),
+            enough: RefCell::default(),
             active: RefCell::default(),
         }
     }
@@ -178,13 +189,65 @@ impl Call {
     pub fn gave_up(&self, error: &ProxyError) {
         let callers = (self.bounds.caller.is_some() && error.reason == Reason::Timeout)
             || self.moved.as_ref().is_some_and(Moved::is_awaited);
-        // The one that has waited longest, of those that are hedged.
-        let mut all = self.at.take();
+        // The one that has waited longest, of those that are hedged. Untold, a
+        // breaker hears nothing.
+        let (mut all, mut guards) = (self.at.take(), self.guards.take());
         let next = self.attempts.get() as usize;
-        let at = (0..AT_ONCE).find_map(|number| all[(next + number) % AT_ONCE].take());
-        if let Some(endpoint) = at.filter(|_| !callers && Outcome::Failed(error).class() == Class::Silent) {
+        let mut numbers = (0..AT_ONCE).map(|number| (next + number) % AT_ONCE);
+        let number = numbers.find(|number| all[*number].is_some());
+        let at = number.and_then(|number| all[number].take());
+        let guard = number.and_then(|number| guards[number].take());
+        let class = self.route.policy.failures.class(Outcome::Failed(error));
+        if let Some(endpoint) = at.filter(|_| !callers && class == Class::Silent) {
             endpoint.was_silent();
             self.tried.borrow_mut().push(endpoint);
+            if let Some(guard) = guard {
+                guard.tell(class, Instant::now());
+            }
+        }
+    }
+
+    /// Whether its answer has begun and says with its end how it went.
+    pub fn is_open(&self) -> bool {
+        self.active.borrow().as_ref().is_some_and(upstream::Active::is_open)
+    }
+
+    /// Its answer has begun. A breaker that waits for the end of it waits no
+    /// longer than [`ENOUGH`].
+    pub fn wait_for_end(&self) {
+        if self.active.borrow().as_ref().is_some_and(upstream::Active::is_open_probe) {
+            self.enough.replace(Some(self.timers().at(Instant::now() + ENOUGH)));
+        }
+    }
+
+    /// Looks whether its answer has gone well for long enough.
+    pub fn poll_enough(&self, cx: &mut Context<'_>) {
+        let mut enough = self.enough.borrow_mut();
+        if enough.as_mut().is_some_and(|enough| enough.poll_fired(cx).is_ready()) {
+            *enough = None;
+            self.settle(|| Class::Good);
+        }
+    }
+
+    /// The answer has ended with these trailers.
+    pub fn trailed(&self, trailers: &http::HeaderMap) {
+        self.settle(|| self.route.policy.failures.class_of_trailers(trailers));
+    }
+
+    /// The answer was cut: whose fault that is says how the call went.
+    pub fn cut(&self, error: &ProxyError) {
+        let callers = self.bounds.caller.is_some() && error.reason == Reason::Timeout;
+        self.settle(|| match self.route.policy.failures.class(Outcome::Failed(error)) {
+            _ if callers => Class::Good,
+            // It was not silent: its answer had begun.
+            Class::Silent => Class::Server,
+            class => class,
+        });
+    }
+
+    fn settle(&self, class: impl FnOnce() -> Class) {
+        if let Some(active) = &*self.active.borrow() {
+            active.settle(class);
         }
     }
 
@@ -233,6 +296,8 @@ pub fn of(
 
 /// One attempt.
 async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, ProxyError> {
+    let slot = call.attempts() as usize % AT_ONCE;
+    breaker::admit(&call, slot)?;
     let policy = &call.route.policy;
     let before = call.attempts.replace(call.attempts.get() + 1);
     let mut fields: Vec<_> = retries::previous(&call.head, before).into_iter().collect();
@@ -250,7 +315,10 @@ async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, Prox
         protocol: call.protocol,
         connect_timeout: policy.connect_timeout,
         at: &call.at,
-        slot: before as usize % AT_ONCE,
+        slot,
+        failures: &policy.failures,
+        panel: call.route.panel.as_deref().filter(|panel| panel.is_of_endpoints()),
+        guards: &call.guards,
         send: SendContext {
             limits: &call.route.limits,
             timers: &call.worker.timers,
@@ -262,12 +330,16 @@ async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, Prox
     let upstream: &Upstream = &call.route.upstream;
     match upstream::send(upstream, &send, body, &call.tried, &call.worker.random).await {
         Ok((response, active)) => {
+            breaker::answered(&call, slot, &active, &response);
             call.active.replace(Some(active));
             // The answer has begun, while the request may go on.
             call.may_pause();
             Ok(response)
         }
-        Err(failed) => Err(failed.error),
+        Err(failed) => {
+            breaker::failed(&call, slot, &failed.error);
+            Err(failed.error)
+        }
     }
 }
 

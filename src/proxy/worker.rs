@@ -23,7 +23,7 @@ use crate::policy::budget::Budgets;
 use crate::telemetry::record::{Direction, RouteMetrics};
 use crate::telemetry::{Metrics, names};
 use crate::upstream::snapshot::EndpointStats;
-use crate::upstream::{Board, Quotas, Table};
+use crate::upstream::{Board, Fuses, Quotas, Table};
 
 /// How often idle connections are swept and gauges are brought up to date.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -39,6 +39,7 @@ pub struct Instance {
     outbound: HeaderValue,
     dialled: Dialled,
     budgets: Budgets,
+    fuses: Fuses,
 }
 
 /// See the module's text.
@@ -109,7 +110,13 @@ impl Instance {
             outbound: via("out"),
             dialled: Dialled::default(),
             budgets: Budgets::default(),
+            fuses: Fuses::default(),
         }
+    }
+
+    /// The circuit breakers of all routes.
+    pub fn fuses(&self) -> &Fuses {
+        &self.fuses
     }
 
     /// The element of `Via` for a direction.
@@ -214,6 +221,11 @@ impl Worker {
     /// What may be sent again, counted over all workers.
     pub fn budgets(&self) -> &Budgets {
         &self.instance.budgets
+    }
+
+    /// The circuit breakers of all routes.
+    pub fn fuses(&self) -> &Fuses {
+        self.instance.fuses()
     }
 
     /// Metrics of requests whose route is not known.

@@ -56,6 +56,15 @@ names! {
     /// Answers that Pillion made.
     ERRORS = Counter "pillion_errors_total" ["direction", "upstream", "reason", "side"]
         "Answers that Pillion made itself or ended early, by reason.";
+    /// Breakers that are not closed.
+    BREAKERS = Gauge "pillion_circuit_breakers" ["upstream", "route", "state"]
+        "Circuit breakers of a route, one for each endpoint or one in all, that are open or half_open now.";
+    /// What breakers became.
+    BREAKER_TRANSITIONS = Counter "pillion_circuit_breaker_transitions_total" ["upstream", "route", "to"]
+        "Times that a circuit breaker became closed, open or half_open.";
+    /// Calls that breakers refused.
+    BREAKER_REFUSED = Counter "pillion_circuit_breaker_refused_total" ["upstream", "route", "mode"]
+        "Calls that a circuit breaker refused (enforce), or would have refused (shadow).";
     /// Attempts beside the first.
     RETRIES = Counter "pillion_retries_total" ["upstream", "why"]
         "Attempts beside the first one of a call, by what made them necessary.";

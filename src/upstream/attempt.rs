@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http::{Response, Version, request};
 
 use super::endpoint::{Active, Endpoint, Room};
+use super::fuse::{Guard, Panel};
 use super::picker::Picker;
 use super::quota::Place;
 use super::{Key, Upstream};
@@ -16,8 +17,8 @@ use crate::base::{Protocol, ProxyError, Reason, Sent, Side, grpc};
 use crate::codec::http1::client::Connection as Http1;
 use crate::codec::http2::client::{Connection as Http2, Lease};
 use crate::codec::{Body, Failed, SendContext, Upgrade};
-use crate::config::model::Balance;
-use crate::policy::outcome::Outcome;
+use crate::config::model::{Balance, Failures};
+use crate::policy::outcome::{self, Outcome};
 use crate::policy::retry;
 
 /// How long what was sent on an HTTP/2 connection may stay unacknowledged.
@@ -40,13 +41,27 @@ pub struct Call<'a> {
     /// Holds the endpoint at which an attempt waits for its answer, for several
     /// at a time.
     pub at: &'a RefCell<[Option<Rc<Endpoint>>]>,
+    /// Holds what hears how each of them goes.
+    pub guards: &'a RefCell<[Option<Rc<Guard>>]>,
     /// Which of them this one is.
     pub slot: usize,
+    /// What counts as a failure.
+    pub failures: &'a Failures,
+    /// Breakers of the endpoints, where each has one.
+    pub panel: Option<&'a Panel>,
     /// For the codec.
     pub send: SendContext<'a>,
 }
 
 impl Call<'_> {
+    /// The breaker hears how an attempt went.
+    fn tell(&self, class: outcome::Class, now: Instant) {
+        let guard = self.guards.borrow_mut()[self.slot].take();
+        if let Some(guard) = guard {
+            guard.tell(class, now);
+        }
+    }
+
     /// From now on it is up to this endpoint; before, the call has waited for us.
     fn reaches(&self, endpoint: &Rc<Endpoint>) {
         self.at.borrow_mut()[self.slot] = Some(endpoint.clone());
@@ -74,21 +89,33 @@ pub async fn send(
         // With every endpoint tried, the best of them gets another chance.
         let picked = {
             let random = &mut *random.borrow_mut();
-            let picked = picker.pick(call.balance, call.key, &tried.borrow(), now, random);
-            picked.or_else(|| picker.pick(call.balance, call.key, &[], now, random))
+            let by = (call.balance, call.key);
+            let picked = picker.pick_by(call.panel, by, &tried.borrow(), now, random);
+            picked.or_else(|| picker.pick_by(call.panel, by, &[], now, random))
         };
         let Some(endpoint) = picked else {
-            let error = ProxyError::unsent(Reason::NoEndpoint, none_left(upstream, &picker));
+            let error = match call.panel {
+                Some(panel) if picker.count() > 0 => panel.refused(None, now),
+                _ => ProxyError::unsent(Reason::NoEndpoint, none_left(upstream, &picker)),
+            };
             return Err(Failed { error, body: Some(body) });
         };
+        if let (Some(panel), Some(member)) = (call.panel, picker.fleet().layout.member(endpoint.slot)) {
+            match panel.admit_at(&endpoint, member, now) {
+                Ok(guard) => call.guards.borrow_mut()[call.slot] = guard,
+                // Others were quicker.
+                Err(_) => continue,
+            }
+        }
         let replay = body.replay();
         let active = endpoint.begin(now);
         let sent = send_to(&endpoint, call, body, fresh, now).await;
         call.at.borrow_mut()[call.slot] = None;
         let failed = match sent {
             Ok(response) => {
-                let outcome = Outcome::Head(response.status(), response.headers());
-                active.answered(Instant::now(), outcome.class());
+                let (status, headers) = (response.status(), response.headers());
+                let class = call.failures.class(Outcome::Head(status, headers));
+                active.began(Instant::now(), class, outcome::is_open(status, headers));
                 return Ok((response, active));
             }
             Err(failed) => failed,
@@ -105,7 +132,11 @@ pub async fn send(
             // A connection that had died in the pool says nothing of its endpoint.
             active.forget();
         } else {
-            active.failed(Instant::now(), Outcome::Failed(&failed.error).class(), unreachable);
+            let (now, class) = (Instant::now(), call.failures.class(Outcome::Failed(&failed.error)));
+            active.failed(now, class, unreachable);
+            if call.panel.is_some() {
+                call.tell(class, now);
+            }
         }
         let again = failed.body.or(replay).filter(Body::is_whole);
         // A service that refuses streams is busy: the second time it is for the policy to judge.

@@ -1,5 +1,7 @@
 //! One endpoint as one worker sees it: how it answers, and the connections to it.
 
+mod active;
+
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+pub use self::active::Active;
 use super::connect::Connects;
 use super::connecting::{Connecting, Waiting};
 use super::quota::Place;
@@ -48,6 +51,8 @@ const POKE: Duration = Duration::from_millis(50);
 pub struct Endpoint {
     /// What discovery said of it when this worker first used it.
     pub facts: base::Endpoint,
+    /// Its number in the fleet.
+    pub slot: u32,
     /// How it fares, for all workers.
     vitals: Arc<Vitals>,
     latency: Cell<PeakEwma>,
@@ -94,18 +99,16 @@ struct Away {
     lasted: Duration,
 }
 
-/// A request at hand. Dropped before its outcome is told, it has waited in vain.
-pub struct Active {
-    endpoint: Rc<Endpoint>,
-    started: Instant,
-    told: Cell<bool>,
-}
-
 impl Endpoint {
     /// An endpoint of which nothing is known yet.
-    pub fn new(facts: base::Endpoint, vitals: Arc<Vitals>, connects: Rc<Connects>) -> Rc<Self> {
+    pub fn new(
+        facts: base::Endpoint,
+        (slot, vitals): (u32, Arc<Vitals>),
+        connects: Rc<Connects>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             facts,
+            slot,
             vitals,
             latency: Cell::default(),
             active: Cell::new(0),
@@ -250,7 +253,7 @@ impl Endpoint {
     pub fn begin(self: &Rc<Self>, now: Instant) -> Active {
         self.active.set(self.active.get() + 1);
         self.requests.set(self.requests.get() + 1);
-        Active { endpoint: self.clone(), started: now, told: Cell::new(false) }
+        Active::new(self.clone(), now)
     }
 
     /// A call was given up that waited here for an answer.
@@ -418,61 +421,5 @@ impl<'a> Here<'a> {
 impl Drop for Here<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
-    }
-}
-
-impl Active {
-    /// The endpoint.
-    pub fn endpoint(&self) -> &Rc<Endpoint> {
-        &self.endpoint
-    }
-
-    /// The head of an answer came. One that says that the endpoint can't serve
-    /// counts as slow, however quickly it came: nobody must be drawn to it.
-    pub fn answered(&self, now: Instant, class: Class) {
-        self.endpoint.vitals.note(class);
-        let latency = now.saturating_duration_since(self.started);
-        let unable = class == Class::Gateway;
-        self.endpoint.observe(now, if unable { latency.max(UNABLE) } else { latency });
-        self.endpoint.away.set(None);
-        self.told.set(true);
-    }
-
-    /// No answer came. `unreachable` if there was not even a connection.
-    pub fn failed(&self, now: Instant, class: Class, unreachable: bool) {
-        let endpoint = &self.endpoint;
-        endpoint.vitals.note(class);
-        endpoint.failures.set(endpoint.failures.get() + 1);
-        endpoint.observe(now, now.saturating_duration_since(self.started).max(UNABLE));
-        if unreachable {
-            let lasted = match endpoint.away.get() {
-                // One absence, however many calls meet it at once.
-                Some(away) if away.until > now => return self.told.set(true),
-                Some(away) => (away.lasted * 2).min(LONGEST_AWAY),
-                None => FIRST_AWAY,
-            };
-            endpoint.away.set(Some(Away { until: now + lasted, lasted }));
-        }
-        self.told.set(true);
-    }
-
-    /// The outcome says nothing of the endpoint.
-    pub fn forget(&self) {
-        self.told.set(true);
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        let endpoint = &self.endpoint;
-        endpoint.active.set(endpoint.active.get() - 1);
-        if !self.told.get() {
-            // Whoever waited gave up: it takes at least this long.
-            let now = Instant::now();
-            let waited = now.saturating_duration_since(self.started);
-            if endpoint.latency.get().latency().is_none_or(|known| waited > known) {
-                endpoint.observe(now, waited);
-            }
-        }
     }
 }

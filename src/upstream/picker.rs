@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::Endpoint;
 use super::connect::Connects;
+use super::fuse::Panel;
 use crate::config::model::Balance;
 use crate::policy::balance::{PeakEwma, hash, mix, two_choices, unit};
 use crate::policy::fleet::{Fleet, Member, Tier, hash_of};
@@ -97,19 +98,32 @@ impl Picker {
         now: Instant,
         random: &mut fastrand::Rng,
     ) -> Option<Rc<Endpoint>> {
+        self.pick_by(None, (balance, key), tried, now, random)
+    }
+
+    /// The same among those whose breaker lets calls through.
+    pub fn pick_by(
+        &self,
+        panel: Option<&Panel>,
+        (balance, key): (&Balance, Key<'_>),
+        tried: &[Rc<Endpoint>],
+        now: Instant,
+        random: &mut fastrand::Rng,
+    ) -> Option<Rc<Endpoint>> {
         let tiers = self.fleet.tiers();
         let key = key.filter(|_| matches!(balance, Balance::Hash(_))).map(hash);
         let first = match tiers {
             [] => return None,
             [only] => {
                 if let &[(slot, _)] = &only.live[..] {
-                    return (!self.is_among(tried, slot)).then(|| self.endpoint(slot)).flatten();
+                    let can = !self.is_among(tried, slot) && self.is_let(panel, slot, now);
+                    return can.then(|| self.endpoint(slot)).flatten();
                 }
                 0
             }
             _ => self.fleet.tier(key.map_or_else(|| random.f64(), |key| unit(mix(key)))),
         };
-        let look = Look { picker: self, tried, now, key };
+        let look = Look { picker: self, panel, tried, now, key };
         let near_first = || (first..tiers.len()).chain(0..first);
         let mut good = near_first().filter_map(|tier| look.good(balance, &tiers[tier], random));
         let slot = good.next();
@@ -126,13 +140,20 @@ impl Picker {
         match held {
             Some(endpoint) if endpoint.is(member) => Some(endpoint.clone()),
             // A picker that others have replaced leaves no trace.
-            _ if self.version != self.crew.version.get() => Some(self.fresh(member)),
-            _ => Some(held.insert(self.fresh(member)).clone()),
+            _ if self.version != self.crew.version.get() => Some(self.fresh(slot, member)),
+            _ => Some(held.insert(self.fresh(slot, member)).clone()),
         }
     }
 
-    fn fresh(&self, member: &Member) -> Rc<Endpoint> {
-        Endpoint::new(member.facts.clone(), member.vitals.clone(), self.crew.connects.clone())
+    fn fresh(&self, slot: u32, member: &Member) -> Rc<Endpoint> {
+        let life = (slot, member.vitals.clone());
+        Endpoint::new(member.facts.clone(), life, self.crew.connects.clone())
+    }
+
+    /// Whether its breaker, if it has one, lets a call through.
+    fn is_let(&self, panel: Option<&Panel>, slot: u32, now: Instant) -> bool {
+        let Some(panel) = panel else { return true };
+        self.fleet.layout.member(slot).is_some_and(|member| panel.allows(slot, member, now))
     }
 
     fn is_among(&self, tried: &[Rc<Endpoint>], slot: u32) -> bool {
@@ -144,6 +165,7 @@ impl Picker {
 /// One pick.
 struct Look<'a> {
     picker: &'a Picker,
+    panel: Option<&'a Panel>,
     tried: &'a [Rc<Endpoint>],
     now: Instant,
     key: Option<u64>,
@@ -186,7 +208,10 @@ impl Look<'_> {
 
     /// One that was not tried.
     fn any(&self, tier: &Tier, random: &mut fastrand::Rng) -> Option<u32> {
-        self.around(tier, random).find(|slot| !self.picker.is_among(self.tried, *slot))
+        let can = |slot: &u32| {
+            !self.picker.is_among(self.tried, *slot) && self.picker.is_let(self.panel, *slot, self.now)
+        };
+        self.around(tier, random).find(can)
     }
 
     fn around(&self, tier: &Tier, random: &mut fastrand::Rng) -> impl Iterator<Item = u32> {
@@ -198,7 +223,9 @@ impl Look<'_> {
     fn can(&self, slot: u32) -> bool {
         let fleet = &self.picker.fleet;
         let fit = fleet.panic || fleet.layout.member(slot).is_some_and(|member| member.vitals.is_fit());
-        fit && !self.is_away(slot) && !self.picker.is_among(self.tried, slot)
+        fit && !self.is_away(slot)
+            && !self.picker.is_among(self.tried, slot)
+            && self.picker.is_let(self.panel, slot, self.now)
     }
 
     fn is_away(&self, slot: u32) -> bool {

@@ -1,6 +1,7 @@
 //! What the admin port shows of the upstreams: values, no machinery.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::base::UpstreamName;
 
@@ -62,4 +63,17 @@ impl EndpointStats {
             (a, b) => a.or(b),
         };
     }
+}
+
+/// How a circuit breaker stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakerState {
+    /// Whose it is.
+    pub upstream: UpstreamName,
+    /// The route as a policy writes it; empty for what no route takes.
+    pub route: Arc<str>,
+    /// The endpoint; `None` for the whole route.
+    pub address: Option<SocketAddr>,
+    /// `closed`, `open` or `half_open`.
+    pub state: &'static str,
 }

@@ -20,6 +20,7 @@ pub fn policy(model: &Model, prefixes: &[&str], policy: &RoutePolicy) -> Map<Str
     values.put("tunnel_idle", text(policy.tunnel_idle));
     values.put("connect_timeout", text(policy.connect_timeout));
     values.put("balance", balance(&policy.balance));
+    super::breaker::put(&mut values, policy);
     values.put("grpc_web", policy.grpc_web);
     values.put("json", policy.json.as_deref().map(json_calls));
     values.put("rate_limit", policy.rate_limits.iter().map(rate_limit).collect::<Vec<_>>());

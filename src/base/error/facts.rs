@@ -202,6 +202,14 @@ impl Reason {
                 "The endpoint does not speak HTTP/2, which the call needs",
                 "Set `protocol: http1` for a service that speaks only HTTP/1; one of gRPC must speak HTTP/2 without TLS.",
             ),
+            Self::CircuitOpen => (
+                "circuit_open",
+                503,
+                G::Unavailable,
+                Proxy,
+                "Calls of this service failed, so none is sent for a while",
+                "Look at why they failed; the log and pillion_circuit_breaker_transitions_total say when. Come back after `Retry-After`, or change `circuit_breaker`.",
+            ),
             Self::ConnectionLimit => (
                 "connection_limit",
                 503,

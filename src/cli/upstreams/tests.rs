@@ -9,6 +9,7 @@ fn sample() -> Vec<Upstream> {
     };
     let mut ejected = endpoint("10.0.0.8:80", "ejected", None);
     ejected["why"] = "gateway_errors, 2 in a row".into();
+    ejected["breaker"] = "half_open".into();
     let all = json!([
         {
             "upstream": "users", "state": "found", "source": "dns", "age_seconds": 41, "kept": "unknown",
@@ -25,7 +26,8 @@ fn sample() -> Vec<Upstream> {
         },
         {
             "upstream": "127.0.0.1:9", "state": "found", "source": "address", "age_seconds": 9, "kept": null,
-            "endpoints": [endpoint("127.0.0.1:9", "ready", None)], "chain": [], "later": 1
+            "endpoints": [endpoint("127.0.0.1:9", "ready", None)], "chain": [], "later": 1,
+            "breakers": [{"route": "/v1/{id}", "endpoint": null, "state": "open"}]
         }
     ]);
     serde_json::from_value(all).unwrap()
@@ -52,9 +54,9 @@ fn one_is_shown_with_its_endpoints_and_what_each_source_says() {
     let lines = [
         "users: kept, 2 endpoints by dns, 41s old",
         "",
-        "  ENDPOINT     STATE                                 PLACE  ACTIVE  REQUESTS  FAILURES  CONNECTIONS  LATENCY",
-        "  10.0.0.7:80  ready                                 eu-1a  0       120       2         1            1.2 ms",
-        "  10.0.0.8:80  ejected (gateway_errors, 2 in a row)         0       120       2         1            1.2 ms",
+        "  ENDPOINT     STATE                                                    PLACE  ACTIVE  REQUESTS  FAILURES  CONNECTIONS  LATENCY",
+        "  10.0.0.7:80  ready                                                    eu-1a  0       120       2         1            1.2 ms",
+        "  10.0.0.8:80  ejected (gateway_errors, 2 in a row; breaker half-open)         0       120       2         1            1.2 ms",
         "",
         "  SOURCE  AGE    SAYS",
         "  local   0s     not known",

@@ -6,8 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::{
-    Cors, Ejection, Fault, HeaderEdit, HealthCheck, Hedge, Near, Protocol, ProxyProtocol, RateLimits,
-    Redirect, Respond, Retry, Rewrite,
+    CircuitBreaker, Cors, Ejection, Failure, Fault, HeaderEdit, HealthCheck, Hedge, Near, Protocol,
+    ProxyProtocol, RateLimits, Redirect, Respond, Retry, Rewrite,
 };
 use crate::config::text::{Bind, Header, Host, Percent, Size, Span, Upstream, Word};
 
@@ -117,6 +117,17 @@ pub struct Outbound {
     pub retry: Option<Retry>,
     /// Another attempt beside one that is slow. Default: one at a time.
     pub hedge: Option<Hedge>,
+    /// Refusing calls of what fails, for a while. Default: none is refused.
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// What counts as a failure, for `circuit_breaker` and `ejection`.
+    #[schemars(
+        length(min = 1),
+        extend("default" = [
+            "5xx", "connect", "reset", "timeout",
+            "UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
+        ])
+    )]
+    pub failures: Option<Vec<Failure>>,
     /// How an address is picked.
     pub balance: Option<Balance>,
     /// Calls of gRPC-Web become gRPC calls.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 
+use super::breaker;
 use super::hedge;
 use super::ports::Port;
 use super::rate::Rates;
@@ -57,6 +58,8 @@ struct Said<'a> {
     connect_timeout: Option<Duration>,
     retry: Option<&'a form::Retry>,
     hedge: Option<&'a form::Hedge>,
+    circuit_breaker: Option<&'a form::CircuitBreaker>,
+    failures: Option<&'a [form::Failure]>,
     balance: Option<&'a form::Balance>,
     grpc_web: Option<bool>,
     json: Option<&'a Arc<Json>>,
@@ -73,6 +76,8 @@ impl<'a> From<&'a form::Outbound> for Said<'a> {
             connect_timeout: form.connect_timeout.as_ref().map(|d| d.0),
             retry: form.retry.as_ref(),
             hedge: form.hedge.as_ref(),
+            circuit_breaker: form.circuit_breaker.as_ref(),
+            failures: form.failures.as_deref(),
             balance: form.balance.as_ref(),
             grpc_web: form.grpc_web,
             json: None,
@@ -211,6 +216,7 @@ fn blocks<'a>(
             retry::check(&said.asked(Said::default()), at, problems);
             Rates::check(said.rates, problems);
             shaping::check(said.shaping, None, model, at, problems);
+            check_breaker(form, at, problems);
             if let Some(listen) = &form.listen {
                 let what = format!("`listen` of `{}`", at.key("to").shown());
                 ports.push(Port::new(listen.0, what, Some(at.key("listen"))));
@@ -245,6 +251,7 @@ fn outbound(
             let asked = said.asked(shared);
             retry::check(&asked, at, problems);
             Rates::check(rates, problems);
+            check_breaker(form, at, problems);
             let (Some(pattern), Some(to)) = (pattern, &form.to) else { continue };
             retry::check_grpc(&asked, &pattern, at, problems);
             model.upstreams.entry(to.0.clone()).or_default();
@@ -358,6 +365,8 @@ fn policy(own: Said<'_>, shared: Said<'_>) -> RoutePolicy {
     set(&mut policy.connect_timeout, own.connect_timeout.or(shared.connect_timeout));
     policy.retry = retry::retry(own.retry, shared.retry);
     policy.hedge = hedge::hedge(own.hedge, shared.hedge);
+    policy.circuit_breaker = own.circuit_breaker.or(shared.circuit_breaker).map(breaker::breaker);
+    set(&mut policy.failures, own.failures.or(shared.failures).map(breaker::failures));
     if let Some(balance) = own.balance.or(shared.balance).and_then(balance) {
         policy.balance = balance;
     }
@@ -378,6 +387,13 @@ fn balance(form: &form::Balance) -> Option<Balance> {
             _ => HashOn::Source,
         }),
     })
+}
+
+fn check_breaker(form: &form::Outbound, at: At<'_>, problems: &mut Problems) {
+    let grpc = form.route.as_ref().is_some_and(|route| route.starts_with("grpc "));
+    if let Some(form) = &form.circuit_breaker {
+        breaker::check(form, grpc, at.key("circuit_breaker"), problems);
+    }
 }
 
 /// Reports each route that ties with an earlier one.

@@ -11,7 +11,7 @@ use http::{Response, response};
 use super::super::connection::Door;
 use super::super::stack::Call;
 use super::wait::Wait;
-use super::{JsonCall, invalid, is_grpc, no_status, stream, untranslatable};
+use super::{JsonCall, invalid, is_grpc, no_status, stream, untranslatable, watch};
 use crate::base::ProxyError;
 use crate::codec::Body;
 use crate::config::model::RequestBody;
@@ -36,6 +36,7 @@ pub async fn call(
         false => whole(&call, body, &json).await?,
     };
     let (response, call) = super::super::request::attempt(door, call, body).await?;
+    let response = response.map(|body| watch::body(&call, body));
     Ok((answer(&call, response, json).await?, call))
 }
 

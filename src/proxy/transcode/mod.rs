@@ -8,6 +8,7 @@
 mod json;
 mod stream;
 mod wait;
+mod watch;
 pub mod web;
 
 use std::rc::Rc;
@@ -105,6 +106,7 @@ pub async fn call(
     match translation {
         Translation::Web(web) => {
             let (response, call) = super::request::attempt(&door, call, web::request(web, body)).await?;
+            let response = response.map(|body| watch::body(&call, body));
             Ok((web::answer(web, response), call))
         }
         Translation::Json(json) => json::call(&door, call, body, *json).await,

@@ -11,13 +11,14 @@ use pillion::base::{Origin, Reason, UpstreamName};
 use pillion::config::Model;
 use pillion::config::model::shaping::{Fault, Shaping, told_by_status};
 use pillion::config::model::{
-    Connections, Dns, Egress, Pattern, Retry, RetryOn, Route, RoutePolicy, Segment, Source, Timeout, Upstream,
+    CircuitBreaker, Connections, Dns, Egress, Pattern, Retry, RetryOn, Route, RoutePolicy, Rules, Segment,
+    Source, Timeout, Upstream,
 };
 
 use crate::support::h2peer::{Answer, H2Backend};
 use crate::support::sidecar::Setup;
 use crate::support::wire::Wire;
-use crate::support::{Deaf, Server, Sidecar, request, sidecar, until};
+use crate::support::{Deaf, Recorder, Server, Sidecar, get, request, sidecar, until};
 
 /// What is needed to see one failure.
 pub struct Scene {
@@ -97,6 +98,7 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
         scene(Reason::ConnectFailed, sidecar("front").upstream("users", address))
     }),
     (Reason::NoHttp2, no_http2),
+    (Reason::CircuitOpen, circuit_open),
     (Reason::ConnectionLimit, || {
         let connections = Connections { max: 0, pending: 0, ..Connections::default() };
         let setup = sidecar("front").upstream("users", ([127, 0, 0, 1], 9).into()).with(|model| {
@@ -301,6 +303,19 @@ fn rate_limited() -> Scene {
     let scene = scene(Reason::RateLimited, setup).hold(backend);
     assert_eq!(crate::support::get(scene.address, "users", "/").status, 200);
     Scene { rule: Some("users.yaml:8:7"), ..scene }
+}
+
+/// One call fails, and the next is not made.
+fn circuit_open() -> Scene {
+    let backend = Recorder::answering(|_| b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let rules = Rules { consecutive_failures: 1, ..Rules::default() };
+    let setup = sidecar("front").upstream("users", backend.address()).with(|model| {
+        routed(model, |policy| policy.circuit_breaker = Some(CircuitBreaker::new(rules)));
+    });
+    let mut scene = scene(Reason::CircuitOpen, setup).hold(backend);
+    assert_eq!(get(scene.address, "users", "/").reason(), None, "the service's own");
+    scene.rule = Some("users.yaml:7:5");
+    scene
 }
 
 fn no_route() -> Scene {

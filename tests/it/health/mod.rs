@@ -3,5 +3,5 @@
 mod checks;
 mod drain;
 mod ejection;
-mod faulty;
+pub mod faulty;
 mod grpc;
