@@ -37,6 +37,8 @@ pub enum Reason {
     InvalidMessage,
     /// A message of a translated call is larger than `json.max_message`.
     MessageTooLarge,
+    /// The body of the request is larger than the route's `max_request_body`.
+    RequestTooLarge,
     /// A translated call whose body is no JSON.
     UnsupportedMediaType,
     /// No route takes this request.
@@ -83,6 +85,8 @@ pub enum Reason {
     ResponseHeaderTooLarge,
     /// The caller's own time was over before the call began, or can't suffice.
     DeadlinePassed,
+    /// The body of the answer is larger than the route's `max_response_body`.
+    ResponseTooLarge,
     /// The route's `timeout` passed.
     Timeout,
     /// Every attempt ran into the route's `retry.per_try`.
@@ -141,7 +145,7 @@ pub struct Told {
 
 impl Reason {
     /// Every reason, for the documentation's and the tests' sake.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::MalformedRequest,
         Self::TargetTooLong,
         Self::HeaderTooLarge,
@@ -149,6 +153,7 @@ impl Reason {
         Self::ClientClosed,
         Self::InvalidMessage,
         Self::MessageTooLarge,
+        Self::RequestTooLarge,
         Self::UnsupportedMediaType,
         Self::NoRoute,
         Self::EgressDenied,
@@ -172,6 +177,7 @@ impl Reason {
         Self::UntranslatableResponse,
         Self::ResponseHeaderTooLarge,
         Self::DeadlinePassed,
+        Self::ResponseTooLarge,
         Self::Timeout,
         Self::PerTryTimeout,
         Self::StreamIdle,

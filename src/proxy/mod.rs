@@ -24,6 +24,8 @@ mod request;
 mod retries;
 mod router;
 mod shaping;
+mod sizes;
+mod split;
 mod stack;
 mod steer;
 mod transcode;

@@ -17,7 +17,7 @@ use super::shaping::{self, Afterwards, Struck};
 use super::stack::{self, Call};
 use super::transcode::{self, Translation};
 use super::waits::Begun;
-use super::{Answer, answer, breaker, prepare, reply, tunnel};
+use super::{Answer, answer, breaker, prepare, reply, sizes, tunnel};
 use crate::base::{Protocol, ProxyError};
 use crate::codec::{Body, Exchange, Takeover, Upgrade};
 use crate::telemetry::record::Record;
@@ -137,6 +137,11 @@ pub fn prepare(
         record.set_route(route.metrics.clone());
         Afterwards::other(after, route.policy.shaping.as_ref());
     }
+    // Split.
+    if let Some(way) = route.split.as_ref().and_then(|ways| ways.pick(&head.headers, &door.worker)) {
+        route = way;
+        record.set_route(route.metrics.clone());
+    }
     // Prepare.
     prepare::request(&mut head, door, &exchange)?;
     let mut struck = None;
@@ -164,6 +169,8 @@ pub async fn attempt(
     body: Body,
 ) -> Result<(Response<Body>, Rc<Call>), ProxyError> {
     let mut stack = stack::of(&call.route, &door.worker);
+    let shaped = call.route.policy.shaping.is_some();
+    let body = if shaped { sizes::request(&call.route, body)? } else { body };
     let request = stack::Attempt { call: call.clone(), body };
     let answered = match &door.worker.layer {
         None => {
@@ -186,6 +193,10 @@ pub async fn attempt(
             return Ok((response, call));
         }
     };
+    if shaped {
+        let body = std::mem::take(response.body_mut());
+        *response.body_mut() = sizes::response(&call.route, body)?;
+    }
     // Stream the answer back.
     call.answered(response.status());
     prepare::response(&mut response, door, &call);

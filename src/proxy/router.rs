@@ -13,6 +13,7 @@ use http::request;
 
 use super::connection::Door;
 use super::rates::Rated;
+use super::split::Ways;
 use super::worker::Worker;
 use crate::base::{self, Authority, Origin, Protocol, ProxyError, Reason, UpstreamName};
 use crate::config::Model;
@@ -77,6 +78,8 @@ pub struct Route {
     pub origin: Option<Origin>,
     /// Written as `grpc package.Service/Method`.
     pub grpc: bool,
+    /// Where else its calls go.
+    pub split: Option<Box<Ways>>,
     last_used: Cell<Instant>,
 }
 
@@ -118,7 +121,7 @@ impl Router {
             let protocol = model.service.protocol;
             let target =
                 Target { direction: Direction::Inbound, upstream, protocol, limits: &limits, worker, now };
-            Routes::new(&target, &model.inbound_defaults, model.inbound.iter())
+            Routes::new(&target, &model, &model.inbound_defaults, model.inbound.iter())
         });
         let mut outbound = HashMap::new();
         let named = model.outbound.iter().filter_map(|route| route.to.as_ref());
@@ -137,7 +140,7 @@ impl Router {
             };
             let catch_all = block.map_or(&model.defaults, |block| &block.policy);
             let routes = model.outbound.iter().filter(|route| route.to.as_ref() == Some(name));
-            outbound.insert(name.clone(), Routes::new(&target, catch_all, routes));
+            outbound.insert(name.clone(), Routes::new(&target, &model, catch_all, routes));
         }
         let told = |name: &UpstreamName| model.upstreams.get(name).and_then(|block| block.proxy_protocol);
         worker.table.set_proxy_protocol(told);
@@ -331,6 +334,7 @@ fn is_literal(name: &str) -> bool {
 impl Routes {
     fn new<'r>(
         target: &Target<'_>,
+        model: &Model,
         catch_all: &RoutePolicy,
         written: impl Iterator<Item = &'r model::Route>,
     ) -> Self {
@@ -338,19 +342,43 @@ impl Routes {
         let patterns = written.iter().enumerate().map(|(index, route)| (route.pattern.clone(), index));
         let routes = written.iter().map(|route| {
             let template = route.pattern.template.clone();
-            let pattern = format!("{:?}", route.pattern);
-            let made = target.route(template, &route.policy, Some(route.origin.clone()), pattern);
-            Rc::new(Route { grpc: route.pattern.grpc, ..made })
+            let (origin, pattern) = (Some(route.origin.clone()), format!("{:?}", route.pattern));
+            Rc::new(target.routes(
+                model,
+                (&template, pattern),
+                &route.policy,
+                origin.as_ref(),
+                route.pattern.grpc,
+            ))
         });
         Self {
             matcher: Matcher::new(patterns),
             routes: routes.collect(),
-            catch_all: Rc::new(target.route("".into(), catch_all, None, String::new())),
+            catch_all: Rc::new(target.routes(model, (&"".into(), String::new()), catch_all, None, false)),
         }
     }
 }
 
 impl Target<'_> {
+    /// A route, and the same to each upstream among which it divides its calls.
+    fn routes(
+        &self,
+        model: &Model,
+        (template, pattern): (&Arc<str>, String),
+        policy: &RoutePolicy,
+        origin: Option<&Origin>,
+        grpc: bool,
+    ) -> Route {
+        let split = Ways::new(policy.shaping.as_ref(), |name| {
+            let protocol = model.upstreams.get(name).map_or(Protocol::Auto, |block| block.protocol);
+            let target = Target { upstream: self.worker.table.named(name), protocol, ..*self };
+            // Not the route of this pattern that the other upstream may have itself.
+            let pattern = format!("{} {pattern}", self.upstream.name);
+            Route { grpc, ..target.route(template.clone(), policy, origin.cloned(), pattern) }
+        });
+        Route { grpc, split, ..self.route(template.clone(), policy, origin.cloned(), pattern) }
+    }
+
     /// `pattern` tells it from all others to the same upstream.
     fn route(
         &self,
@@ -380,6 +408,7 @@ impl Target<'_> {
             limits: self.limits.clone(),
             origin,
             grpc: false,
+            split: None,
             last_used: Cell::new(self.now),
         }
     }

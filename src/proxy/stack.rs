@@ -29,6 +29,7 @@ use crate::codec::{Body, Exchange, Interim, SendContext, Upgrade};
 use crate::config::model::{Balance, HashOn};
 use crate::policy::deadline::Bounds;
 use crate::policy::outcome::{Class, Outcome};
+use crate::policy::shaping::split::cookie;
 use crate::upstream::{self, Endpoint, Upstream};
 
 /// A stream that has lasted so long has begun well: no breaker waits for its end.
@@ -347,12 +348,7 @@ fn hash_key(on: &HashOn, call: &Call) -> Option<Vec<u8>> {
     match on {
         HashOn::Header(name) => call.head.headers.get(name).map(|value| value.as_bytes().to_vec()),
         HashOn::Source => Some(call.peer.ip().to_string().into_bytes()),
-        HashOn::Cookie(name) => call.head.headers.get_all(http::header::COOKIE).iter().find_map(|field| {
-            field.to_str().ok()?.split(';').find_map(|pair| {
-                let (key, value) = pair.trim().split_once('=')?;
-                (key == &**name).then(|| value.as_bytes().to_vec())
-            })
-        }),
+        HashOn::Cookie(name) => cookie(&call.head.headers, name).map(<[u8]>::to_vec),
     }
 }
 

@@ -4,8 +4,9 @@ use http::header::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::{Values, text};
+use crate::base::UpstreamName;
 use crate::config::model::shaping::{
-    Cors, Direct, Fault, HeaderEdit, OriginPattern, PathTemplate, Piece, Rewrite, Shaping,
+    Cors, Direct, Fault, HeaderEdit, OriginPattern, PathTemplate, Piece, Rewrite, Shaping, Sizes, Sticky,
 };
 
 /// Each part, with its place; `null` for what is not done.
@@ -32,7 +33,24 @@ pub fn put(values: &mut Values<'_>, shaping: Option<&Shaping>) {
     values.put("redirect", redirect);
     values.put("respond", respond);
     values.put("cors", shaping.and_then(|shaping| shaping.cors.as_ref()).map(cors));
+    let sizes = shaping.map_or_else(Sizes::default, |shaping| shaping.sizes);
+    values.put("max_request_body", sizes.request);
+    values.put("max_response_body", sizes.response);
+    let split = shaping.and_then(|shaping| shaping.split.as_ref());
+    values.put("split", split.map(|split| Value::Object(split.targets.iter().map(target).collect())));
+    values.put("sticky", split.and_then(|split| split.sticky.as_ref()).map(sticky));
     values.put("fault", shaping.and_then(|shaping| shaping.fault.as_ref()).map(fault));
+}
+
+fn target((name, weight): &(UpstreamName, u32)) -> (String, Value) {
+    (name.to_string(), (*weight).into())
+}
+
+fn sticky(sticky: &Sticky) -> Value {
+    match sticky {
+        Sticky::Header(name) => json!({ "header": name.as_str() }),
+        Sticky::Cookie(name) => json!({ "cookie": name.as_ref() }),
+    }
 }
 
 fn edit_value(edit: &HeaderEdit) -> Value {

@@ -82,6 +82,14 @@ impl Reason {
                 "A message is too large",
                 "Send less at a time, or raise `json.max_message`.",
             ),
+            Self::RequestTooLarge => (
+                "request_too_large",
+                413,
+                G::ResourceExhausted,
+                Client,
+                "The body of the request is too large",
+                "Send less at a time, or raise the route's `max_request_body`.",
+            ),
             Self::UnsupportedMediaType => (
                 "unsupported_media_type",
                 415,
@@ -265,6 +273,14 @@ impl Reason {
                 Client,
                 "The caller's time was over before the call began, or can't suffice",
                 "Look at what `detail` names: the caller gave too little time, or spent it elsewhere.",
+            ),
+            Self::ResponseTooLarge => (
+                "response_too_large",
+                502,
+                G::ResourceExhausted,
+                Upstream,
+                "The body of the answer is too large",
+                "Answer with less at a time, or raise the route's `max_response_body`.",
             ),
             Self::Timeout => (
                 "timeout",

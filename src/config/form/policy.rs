@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{
     CircuitBreaker, Cors, Ejection, Failure, Fault, HeaderEdit, HealthCheck, Hedge, Near, Protocol,
-    ProxyProtocol, RateLimits, Redirect, Respond, Retry, Rewrite,
+    ProxyProtocol, RateLimits, Redirect, Respond, Retry, Rewrite, Sticky,
 };
 use crate::config::text::{Bind, Header, Host, Percent, Size, Span, Upstream, Word};
 
@@ -51,6 +51,10 @@ pub struct Inbound {
     pub respond: Option<Respond>,
     /// Faults that are made on purpose.
     pub fault: Option<Fault>,
+    /// Most bytes of a request's body. Default: any number.
+    pub max_request_body: Option<Size>,
+    /// Most bytes of an answer's body. Default: any number.
+    pub max_response_body: Option<Size>,
     /// Which pages of other origins may read answers. Default: the service says.
     pub cors: Option<Cors>,
 }
@@ -149,6 +153,16 @@ pub struct Outbound {
     pub respond: Option<Respond>,
     /// Faults that are made on purpose.
     pub fault: Option<Fault>,
+    /// Most bytes of a request's body. Default: any number.
+    pub max_request_body: Option<Size>,
+    /// Most bytes of an answer's body. Default: any number.
+    pub max_response_body: Option<Size>,
+    /// Services among which calls are divided, with their weights. Default: all
+    /// go to that of `to`.
+    pub split: Option<BTreeMap<String, u32>>,
+    /// What keeps the calls of one caller at one service of `split`. Default:
+    /// each call is on its own.
+    pub sticky: Option<Sticky>,
 }
 
 /// How calls with JSON become gRPC calls.

@@ -103,6 +103,17 @@ pub struct Cors {
     pub max_age: Option<Span>,
 }
 
+/// What keeps the calls of one caller together; exactly one of the keys.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct Sticky {
+    /// The value of this header.
+    pub header: Option<Header>,
+    /// The value of this cookie.
+    pub cookie: Option<Word>,
+}
+
 /// Faults that are made on purpose.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

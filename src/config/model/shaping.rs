@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
+use crate::base::UpstreamName;
 use crate::base::error::{GrpcCode, Told};
 
 /// The part of a route's policy that shapes its traffic.
@@ -24,6 +25,37 @@ pub struct Shaping {
     pub cors: Option<Cors>,
     /// `fault`, where it holds in this environment.
     pub fault: Option<Fault>,
+    /// `split`; `None` sends every call to the route's own upstream.
+    pub split: Option<Split>,
+    /// `max_request_body` and `max_response_body`.
+    pub sizes: Sizes,
+}
+
+/// `split`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Split {
+    /// Upstreams and their weights, of which one is more than 0.
+    pub targets: Vec<(UpstreamName, u32)>,
+    /// What keeps a caller's calls together.
+    pub sticky: Option<Sticky>,
+}
+
+/// `sticky`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sticky {
+    /// The value of a header.
+    Header(HeaderName),
+    /// The value of a cookie.
+    Cookie(Arc<str>),
+}
+
+/// The most bytes of bodies; `None` for any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Of a request.
+    pub request: Option<u64>,
+    /// Of an answer.
+    pub response: Option<u64>,
 }
 
 /// What becomes of header fields, in this order.

@@ -133,6 +133,7 @@ pub(super) fn resolve(
     inbound(files, model, problems);
     let blocks = blocks(files, known, model, ports, problems);
     outbound(files, &blocks, model, problems);
+    shaping::upstreams(model);
     let mut spans = HashMap::new();
     for file in files {
         for key in ["inbound", "outbound"] {
@@ -199,7 +200,11 @@ fn blocks<'a>(
             let at = At::root(&file.file, &file.root).key("outbound").item(index);
             let Some(to) = &form.to else { continue };
             if !shaping::Said::from(form).is_direct() {
-                defined(&to.0, at.key("to"), known, problems);
+                defined(&to.0, at.key("to").shown(), at.key("to"), known, problems);
+            }
+            let legal = |name: &&String| crate::config::text::check("pillion-upstream", name).is_ok();
+            for name in form.split.iter().flat_map(BTreeMap::keys).filter(legal) {
+                defined(&UpstreamName::new(name), name, at.key("split").word(name), known, problems);
             }
             if form.route.is_some() || at.node.lost("route") {
                 continue;
@@ -217,6 +222,7 @@ fn blocks<'a>(
             Rates::check(said.rates, problems);
             shaping::check(said.shaping, None, model, at, problems);
             check_breaker(form, at, problems);
+            shaping::check_sticky(said.shaping, shaping::Said::default(), at, problems);
             if let Some(listen) = &form.listen {
                 let what = format!("`listen` of `{}`", at.key("to").shown());
                 ports.push(Port::new(listen.0, what, Some(at.key("listen"))));
@@ -256,6 +262,7 @@ fn outbound(
             retry::check_grpc(&asked, &pattern, at, problems);
             model.upstreams.entry(to.0.clone()).or_default();
             shaping::check(said.shaping, Some(&pattern), model, at, problems);
+            shaping::check_sticky(said.shaping, shared.shaping, at, problems);
             let policy = said.policy(shared, Some(&pattern), model);
             model.outbound.push(Route {
                 to: Some(to.0.clone()),
@@ -267,13 +274,13 @@ fn outbound(
     }
 }
 
-fn defined(name: &UpstreamName, at: At<'_>, known: &Known, problems: &mut Problems) {
+fn defined(name: &UpstreamName, shown: &str, at: At<'_>, known: &Known, problems: &mut Problems) {
     let Known::Only(names) = known else { return };
     // An address needs no source.
     if names.contains(name) || name.as_literal(0).is_some() {
         return;
     }
-    let message = format!("nothing is known of the upstream `{}`: `static` is the only source", at.shown());
+    let message = format!("nothing is known of the upstream `{shown}`: `static` is the only source");
     let problem = at.problem(message);
     let near = nearest(name.as_str(), names.iter().map(UpstreamName::as_str)).filter(|_| at.literal());
     problems.push(match near {

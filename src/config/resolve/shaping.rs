@@ -7,16 +7,20 @@ mod cors;
 mod direct;
 mod headers;
 mod path;
+mod split;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::At;
+use crate::base::UpstreamName;
 use crate::base::error::GrpcCode;
 use crate::config::form;
-use crate::config::model::shaping::{Fault, HeaderEdit, Shaping, told_by_code, told_by_status};
+use crate::config::model::shaping::{Fault, HeaderEdit, Shaping, Sizes, told_by_code, told_by_status};
 use crate::config::model::{Model, Pattern};
 use crate::config::problem::{Problem, Problems};
+use crate::config::text::Size;
 
 /// The longest `fault.delay`.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
@@ -31,6 +35,9 @@ pub(super) struct Said<'a> {
     respond: Option<&'a form::Respond>,
     cors: Option<&'a form::Cors>,
     fault: Option<&'a form::Fault>,
+    split: Option<&'a BTreeMap<String, u32>>,
+    sticky: Option<&'a form::Sticky>,
+    sizes: (Option<u64>, Option<u64>),
 }
 
 impl<'a> From<&'a form::Outbound> for Said<'a> {
@@ -43,6 +50,9 @@ impl<'a> From<&'a form::Outbound> for Said<'a> {
             respond: form.respond.as_ref(),
             cors: None,
             fault: form.fault.as_ref(),
+            split: form.split.as_ref(),
+            sticky: form.sticky.as_ref(),
+            sizes: (size(&form.max_request_body), size(&form.max_response_body)),
         }
     }
 }
@@ -57,8 +67,15 @@ impl<'a> From<&'a form::Inbound> for Said<'a> {
             respond: form.respond.as_ref(),
             cors: form.cors.as_ref(),
             fault: form.fault.as_ref(),
+            split: None,
+            sticky: None,
+            sizes: (size(&form.max_request_body), size(&form.max_response_body)),
         }
     }
+}
+
+fn size(form: &Option<Size>) -> Option<u64> {
+    form.as_ref().map(|size| size.0)
 }
 
 impl Said<'_> {
@@ -72,6 +89,9 @@ impl Said<'_> {
             respond: self.respond.or(shared.respond),
             cors: self.cors.or(shared.cors),
             fault: self.fault.or(shared.fault),
+            split: self.split.or(shared.split),
+            sticky: self.sticky.or(shared.sticky),
+            sizes: (self.sizes.0.or(shared.sizes.0), self.sizes.1.or(shared.sizes.1)),
         }
     }
 
@@ -138,6 +158,28 @@ pub(super) fn shaping(
     (!shaping.is_empty()).then(|| Arc::new(shaping))
 }
 
+/// Every service that a `split` names is an upstream.
+pub(super) fn upstreams(model: &mut Model) {
+    let routes = model.outbound.iter().map(|route| &route.policy);
+    let policies = routes.chain(model.upstreams.values().map(|upstream| &upstream.policy));
+    let splits = policies.filter_map(|policy| policy.shaping.as_ref()?.split.as_ref());
+    let names: Vec<UpstreamName> =
+        splits.flat_map(|split| &split.targets).map(|(name, _)| name.clone()).collect();
+    for name in names {
+        model.upstreams.entry(name).or_default();
+    }
+}
+
+/// Reports what is wrong with an entry; `shared` is what its upstream's says.
+pub(super) fn check_sticky(own: Said<'_>, shared: Said<'_>, at: At<'_>, problems: &mut Problems) {
+    if own.sticky.is_some() && own.or(shared).split.is_none() && !at.lost("split") {
+        let problem = at
+            .word("sticky")
+            .problem("`sticky` keeps callers at one service of a `split`, and there is none");
+        problems.push(problem.help("to keep callers at one endpoint write `balance: {by: {hash: …}}`"));
+    }
+}
+
 /// Reports what is wrong with an entry.
 pub(super) fn check(
     said: Said<'_>,
@@ -174,7 +216,7 @@ pub(super) fn check(
 
 /// Reports what stands beside an answer that is made before all of it.
 fn alone(said: Said<'_>, at: At<'_>, problems: &mut Problems) {
-    const BEYOND: [&str; 20] = [
+    const BEYOND: [&str; 21] = [
         "balance",
         "circuit_breaker",
         "concurrency",
@@ -193,6 +235,7 @@ fn alone(said: Said<'_>, at: At<'_>, problems: &mut Problems) {
         "retry",
         "rewrite",
         "split",
+        "sticky",
         "timeout",
         "tunnel_idle",
     ];
@@ -220,6 +263,8 @@ fn build(said: Said<'_>, pattern: Option<&Pattern>, model: &Model, sink: &mut Si
         direct: direct::direct(said.redirect, said.respond, pattern, sink),
         cors: said.cors.map(|form| cors::cors(form, sink)),
         fault: said.fault.and_then(|form| fault(form, model, sink)),
+        split: said.split.and_then(|form| split::split(form, said.sticky, sink)),
+        sizes: Sizes { request: said.sizes.0, response: said.sizes.1 },
     }
 }
 

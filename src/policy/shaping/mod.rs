@@ -6,3 +6,4 @@ pub mod fault;
 pub mod headers;
 pub mod path;
 pub mod redirect;
+pub mod split;

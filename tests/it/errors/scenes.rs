@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pillion::base::{Origin, Reason, UpstreamName};
 use pillion::config::Model;
-use pillion::config::model::shaping::{Fault, Shaping, told_by_status};
+use pillion::config::model::shaping::{Fault, Shaping, Sizes, told_by_status};
 use pillion::config::model::{
     CircuitBreaker, Connections, Dns, Egress, Pattern, Retry, RetryOn, Route, RoutePolicy, Rules, Segment,
     Source, Timeout, Upstream,
@@ -63,6 +63,26 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
     }),
     (Reason::InvalidMessage, || translated(Reason::InvalidMessage, "", "{")),
     (Reason::MessageTooLarge, || translated(Reason::MessageTooLarge, "", &"a".repeat(2000))),
+    (Reason::RequestTooLarge, || {
+        let setup = sidecar("front").empty("users").with(|model| {
+            routed(model, |policy| policy.shaping = sized(Sizes { request: Some(4), response: None }));
+        });
+        let raw = "POST / HTTP/1.1\r\nHost: users\r\nContent-Length: 5\r\n\r\nhello";
+        let scene = scene(Reason::RequestTooLarge, setup).raw(raw).only_http1();
+        Scene { rule: Some("users.yaml:7:5"), ..scene }
+    }),
+    (Reason::ResponseTooLarge, || {
+        backed(
+            Reason::ResponseTooLarge,
+            |model| {
+                routed(model, |policy| policy.shaping = sized(Sizes { request: None, response: Some(4) }));
+            },
+            |mut stream| {
+                // The sidecar may have had enough before the end.
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+            },
+        )
+    }),
     (Reason::UnsupportedMediaType, || translated(Reason::UnsupportedMediaType, "text/plain", "{}")),
     (Reason::UntranslatableResponse, untranslatable),
     (Reason::RateLimited, rate_limited),
@@ -136,6 +156,10 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
         silent(Reason::StreamIdle, |model| routed(model, idle))
     }),
 ];
+
+fn sized(sizes: Sizes) -> Option<Arc<Shaping>> {
+    Some(Arc::new(Shaping { sizes, ..Shaping::default() }))
+}
 
 /// The scene of one reason.
 pub fn build(reason: Reason) -> Scene {

@@ -5,6 +5,8 @@ mod cors;
 mod direct;
 mod faults;
 mod headers;
+mod sizes;
+mod split;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
