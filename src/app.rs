@@ -1,6 +1,7 @@
 //! The composition root: the only place that wires the parts together.
 
 mod asking;
+mod counting;
 mod gather;
 mod registered;
 
@@ -104,9 +105,7 @@ impl App {
         let first_answers = readiness.condition("discovery");
         let (directory, wanted) = Directory::new();
         let (board, in_use) = Board::new(directory.clone());
-        let quotas = Quotas::new(metrics.clone());
-        quotas.apply(&model);
-        let counts = (quotas, Rates::new(metrics.clone(), model.service.name.as_str()));
+        let counts = counting::counts(&metrics, &model);
         let instance = Instance::new(model.service.name.as_str());
         let (model_sender, model_receiver) = watch::channel(model);
         let (inbound, inbound_drain) = drain::channel();
@@ -383,6 +382,7 @@ impl Control {
             spawn_local(values::follow(values));
         }
         let rates = self.counts.1.clone();
+        spawn_local(counting::count(rates.clone(), self.model.subscribe()));
         spawn_local(async move {
             loop {
                 tokio::time::sleep(UPKEEP).await;

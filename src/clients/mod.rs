@@ -4,6 +4,7 @@
 pub mod consul;
 pub mod health;
 pub mod kubernetes;
+pub mod redis;
 
 /// An error with what caused it, each cause once.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {

@@ -63,6 +63,8 @@ pub struct Main {
     pub egress: Option<Egress>,
     /// Metrics, traces, logs.
     pub telemetry: Option<Telemetry>,
+    /// What counts for all sidecars, where a `rate_limit` is `shared`.
+    pub rate_limits: Option<RateServers>,
     /// Routes of calls to the service.
     pub inbound: Option<Vec<Inbound>>,
     /// Routes of calls that the service makes.

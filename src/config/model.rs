@@ -32,7 +32,7 @@ pub use self::failures::Failures;
 pub use self::fitness::{Ejection, Fitness, HealthCheck, Question, SuccessRate};
 pub use self::hedge::{After, Hedge, HedgeIf};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
-pub use self::rate::{KEYS, Per, Place, Quota, Rate, RateHeaders, RateLimit};
+pub use self::rate::{KEYS, Per, Place, Quota, Rate, RateHeaders, RateLimit, RateServer, Shared};
 pub use self::register::{Check, Reach, Register};
 pub use self::retry::{MAX_BUFFER, OnlyIf, Retry, RetryOn};
 pub use self::source::{Dns, KEEP_FOR, Kubernetes, Local, Source, StaticEndpoint, WhenEmpty};
@@ -59,6 +59,8 @@ pub struct Model {
     pub egress: Egress,
     /// Metrics, traces, logs.
     pub telemetry: Telemetry,
+    /// What counts for all sidecars; `None` where each counts for itself.
+    pub rate_server: Option<RateServer>,
     /// The upstreams that a policy names.
     pub upstreams: BTreeMap<UpstreamName, Upstream>,
     /// Routes of calls to the service, in the order of the files.
@@ -385,6 +387,7 @@ impl Model {
             discovery: Vec::new(),
             egress: Egress::default(),
             telemetry: Telemetry::default(),
+            rate_server: None,
             upstreams: BTreeMap::new(),
             inbound: Vec::new(),
             outbound: Vec::new(),

@@ -146,8 +146,13 @@ pub(super) fn resolve(
     if let Some(propagate) = main.telemetry.as_ref().and_then(|telemetry| telemetry.propagate.as_ref()) {
         model.telemetry.propagate = self::propagate(propagate);
     }
+    model.rate_server = main.rate_limits.as_ref().and_then(|form| rate::server(form, at, problems));
     let known = routes::Known::of(&model.discovery, at.node.lost("discovery"));
     routes::resolve(routes, &known, &mut model, &mut ports, problems);
+    // A policy file by itself does not say what stands in pillion.yaml.
+    if main.service.is_some() && model.rate_server.is_none() && !at.lost("rate_limits") {
+        rate::needs_server(routes, problems);
+    }
     ports::collisions(&ports, problems);
     model
 }
@@ -183,6 +188,7 @@ pub(super) fn model(name: UpstreamName, address: Option<SocketAddr>, environment
         ],
         egress: Egress::default(),
         telemetry: Telemetry::default(),
+        rate_server: None,
         upstreams: BTreeMap::new(),
         inbound: Vec::new(),
         outbound: Vec::new(),

@@ -107,6 +107,8 @@ formats! {
     GrpcService(String) = "pillion-grpc-service" "a service of gRPC such as `shop.v1.Users`, or `\"\"` for the server as a whole" r"^[A-Za-z0-9_.]*$|\$\{" grpc_service;
     /// Where Consul is.
     ConsulAddress(String) = "pillion-consul" "an address such as `http://127.0.0.1:8500`" r"^.+$" consul_address;
+    /// Where Redis is.
+    RedisAddress(String) = "pillion-redis" "an address such as `redis://127.0.0.1:6379`" r"^.+$" redis_address;
     /// A word that is not empty.
     Word(String) = "pillion-word" "text" r"^.+$" word;
     /// The name of a header field.
@@ -236,6 +238,29 @@ fn word(text: &str) -> Result<String, String> {
     match text.is_empty() || text.chars().any(char::is_control) {
         true => Err("an empty text, or one with control characters".into()),
         false => Ok(text.to_owned()),
+    }
+}
+
+/// The text is not told: it may hold a password.
+fn redis_address(text: &str) -> Result<String, String> {
+    let wrong = "this is no address of Redis: write it like `redis://127.0.0.1:6379`";
+    if let Some(path) = text.strip_prefix("unix://") {
+        return if path.starts_with('/') { Ok(text.to_owned()) } else { Err(wrong.into()) };
+    }
+    let Some(rest) = text.strip_prefix("redis://") else {
+        return Err(match text.starts_with("rediss://") {
+            true => {
+                "TLS to Redis is not known here: let a sidecar or a proxy on this machine speak it".into()
+            }
+            false => wrong.into(),
+        });
+    };
+    let (server, database) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = server.rsplit_once('@').map_or(server, |(_, host)| host);
+    let database = database.is_empty() || database.bytes().all(|b| b.is_ascii_digit());
+    match Authority::parse(host).filter(|host| database && host.port() != Some(0)) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(wrong.into()),
     }
 }
 

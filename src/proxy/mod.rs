@@ -12,6 +12,7 @@ mod detect;
 mod egress;
 mod ending;
 mod hedges;
+mod ledger;
 mod listener;
 mod notice;
 mod original;
@@ -36,6 +37,7 @@ mod worker;
 
 pub use answer::Answer;
 pub use connection::{Door, Gate};
+pub use ledger::{Ledger, Ledgers, Lost, Taking};
 pub use listener::{accept, bind, bind_ipv6};
 pub use rates::Rates;
 pub use router::Router;

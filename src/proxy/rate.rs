@@ -6,14 +6,15 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, request};
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::ledger::{self, Lost};
 use super::rates::Rated;
 use super::router::Route;
 use super::stack::{Attempt, Call};
@@ -30,7 +31,14 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 
 /// The path by which a call met its route, where it goes on with another one.
 #[derive(Clone)]
-pub struct FirstPath(pub String);
+struct FirstPath(String);
+
+/// Keeps the path of a request before it gets another one.
+pub fn keep_path(route: &Route, head: &mut request::Parts) {
+    if !route.rates.is_empty() && head.extensions.get::<FirstPath>().is_none() {
+        head.extensions.insert(FirstPath(head.uri.path().to_owned()));
+    }
+}
 
 /// The layer's service.
 pub struct RateLimits<S> {
@@ -44,10 +52,15 @@ pin_project! {
     pub enum Limited<F> {
         /// It may.
         Passes { #[pin] inner: F, told: Option<Box<HeaderMap>> },
+        /// The server that counts for all sidecars is asked.
+        Asks { #[pin] inner: F, asking: Option<Asking>, told: Option<Box<HeaderMap>> },
         /// It may not.
         Refused { error: Option<ProxyError> },
     }
 }
+
+/// What the limits that are shared will say.
+type Asking = Pin<Box<dyn Future<Output = Result<Fields, ProxyError>>>>;
 
 impl<S> RateLimits<S> {
     /// Limits `inner` as the route's policy says.
@@ -69,12 +82,20 @@ where
     }
 
     fn call(&mut self, attempt: Attempt) -> Self::Future {
-        let told = match self.route.rates.is_empty() {
-            true => Ok(None),
-            false => check(&self.route, &attempt.call),
-        };
-        match told {
-            Ok(told) => Limited::Passes { inner: self.inner.call(attempt), told },
+        if self.route.rates.is_empty() {
+            return Limited::Passes { inner: self.inner.call(attempt), told: None };
+        }
+        let call = attempt.call.clone();
+        match check(&self.route, &call) {
+            Ok(fields) if self.route.rates.iter().any(|rated| rated.share.is_some()) => {
+                // The call itself does nothing before it is polled.
+                Limited::Asks {
+                    inner: self.inner.call(attempt),
+                    asking: Some(Box::pin(ask(call, fields))),
+                    told: None,
+                }
+            }
+            Ok(fields) => Limited::Passes { inner: self.inner.call(attempt), told: fields.finish() },
             Err(error) => Limited::Refused { error: Some(error) },
         }
     }
@@ -84,22 +105,28 @@ impl<F: Future<Output = Result<Response<Body>, ProxyError>>> Future for Limited<
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        match self.project() {
-            LimitedProjection::Passes { inner, told } => inner.poll(cx).map(|answer| {
-                let mut response = answer?;
-                // What an upgrade answers is for another protocol.
-                if let Some(told) =
-                    told.take().filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS)
-                {
-                    // Behind what the service says of its own limits.
-                    for (name, value) in told.iter() {
-                        response.headers_mut().append(name.clone(), value.clone());
-                    }
+        let (inner, told) = match self.project() {
+            LimitedProjection::Passes { inner, told } => (inner, told),
+            LimitedProjection::Asks { inner, asking, told } => {
+                if let Some(asked) = asking {
+                    *told = ready!(asked.as_mut().poll(cx))?.finish();
+                    *asking = None;
                 }
-                Ok(response)
-            }),
-            LimitedProjection::Refused { error } => Poll::Ready(Err(error.take().unwrap_or_else(again))),
+                (inner, told)
+            }
+            LimitedProjection::Refused { error } => {
+                return Poll::Ready(Err(error.take().unwrap_or_else(again)));
+            }
+        };
+        let mut response = ready!(inner.poll(cx))?;
+        // What an upgrade answers is for another protocol.
+        if let Some(told) = told.take().filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS) {
+            // Behind what the service says of its own limits.
+            for (name, value) in told.iter() {
+                response.headers_mut().append(name.clone(), value.clone());
+            }
         }
+        Poll::Ready(Ok(response))
     }
 }
 
@@ -108,35 +135,56 @@ fn again() -> ProxyError {
     ProxyError::unsent(Reason::RateLimited, "the limit of a rate was asked twice")
 }
 
-/// Asks all limits, in the order in which they are written, until one refuses.
-fn check(route: &Route, call: &Call) -> Result<Option<Box<HeaderMap>>, ProxyError> {
+/// Asks the limits that this sidecar counts for itself, in the order in which
+/// they are written, until one refuses.
+fn check(route: &Route, call: &Call) -> Result<Fields, ProxyError> {
     let now = Instant::now();
     let mut fields = Fields::default();
-    for (limit, rated) in route.policy.rate_limits.iter().zip(&route.rates) {
-        let verdict = take(rated, &limit.quota.per, call, now);
-        let refuses = !verdict.passes && !limit.shadow;
-        let says = match limit.headers {
-            RateHeaders::None => false,
-            RateHeaders::Refusals => refuses,
-            RateHeaders::All => true,
-        };
-        if says && !limit.shadow {
-            fields.add(limit, verdict);
-        }
-        if refuses {
-            rated.refused.increment(1);
-            return Err(refusal(limit, verdict.wait, fields));
-        }
-        if !verdict.passes {
-            rated.shadowed.increment(1);
-        }
+    let limits = route.policy.rate_limits.iter().zip(&route.rates);
+    for (limit, rated) in limits.filter(|(_, rated)| rated.share.is_none()) {
+        let verdict = of_caller(&limit.quota.per, call, |value| rated.limiter.take(value, now));
+        fields.weigh(limit, rated, verdict)?;
     }
-    Ok(fields.finish())
+    Ok(fields)
 }
 
-/// Takes a call out of a limit, for whoever makes it.
-fn take(rated: &Rated, per: &Per, call: &Call, now: Instant) -> Verdict {
-    let take = |value: Option<&[u8]>| rated.limiter.take(value, now);
+/// Asks the limits that all sidecars count together, one after the other. All of
+/// them together take no longer than one may.
+async fn ask(call: Rc<Call>, mut fields: Fields) -> Result<Fields, ProxyError> {
+    let ledger = call.worker().ledger();
+    let begun = Instant::now();
+    let until = begun + ledger.as_ref().map_or(Duration::ZERO, |ledger| ledger.timeout());
+    let limits = call.route.policy.rate_limits.iter().zip(&call.route.rates);
+    for (limit, rated, share, shared) in limits
+        .filter_map(|(limit, rated)| Some((limit, rated, rated.share.as_ref()?, limit.shared.as_ref()?)))
+    {
+        let key = of_caller(&limit.quota.per, &call, |value| ledger::key(&shared.name, value));
+        let asked = Instant::now();
+        let said = match &ledger {
+            Some(ledger) if asked < until => ledger.take(&key, &limit.quota, until).await,
+            Some(_) => Err(Lost::Late),
+            None => Err(Lost::Gone),
+        };
+        if said != Err(Lost::Gone) {
+            share.waited.record(asked.elapsed());
+        }
+        let verdict = match said {
+            Ok(verdict) => {
+                share.answered.increment(1);
+                verdict
+            }
+            Err(lost) => {
+                let now = Instant::now();
+                of_caller(&limit.quota.per, &call, |value| share.take(lost, value, now))
+            }
+        };
+        fields.weigh(limit, rated, verdict)?;
+    }
+    Ok(fields)
+}
+
+/// What `take` makes of what tells this caller from others.
+fn of_caller<T>(per: &Per, call: &Call, take: impl FnOnce(Option<&[u8]>) -> T) -> T {
     match per {
         Per::All => take(None),
         // Nobody knows callers by more than their address as yet.
@@ -154,12 +202,12 @@ fn take(rated: &Rated, per: &Per, call: &Call, now: Instant) -> Verdict {
     }
 }
 
-fn refusal(limit: &RateLimit, wait: Duration, fields: Fields) -> ProxyError {
+fn refusal(limit: &RateLimit, wait: Duration, fields: &mut Fields) -> ProxyError {
     let (rate, burst) = (units::show_rate(limit.quota.rate), limit.quota.burst);
     let detail = format!("the limit `{}` lets {rate} pass, at most {burst} at once", limit.name);
     ProxyError {
         retry_after: Some(wait),
-        fields: fields.finish(),
+        fields: std::mem::take(fields).finish(),
         ..ProxyError::unsent(Reason::RateLimited, detail).by(limit.origin.clone())
     }
 }
@@ -172,6 +220,29 @@ struct Fields {
 }
 
 impl Fields {
+    /// What a limit said of a call, and what comes of it.
+    fn weigh(&mut self, limit: &RateLimit, rated: &Rated, verdict: Verdict) -> Result<(), ProxyError> {
+        if limit.shadow {
+            if !verdict.passes {
+                rated.shadowed.increment(1);
+            }
+            return Ok(());
+        }
+        let says = match limit.headers {
+            RateHeaders::None => false,
+            RateHeaders::Refusals => !verdict.passes,
+            RateHeaders::All => true,
+        };
+        if says {
+            self.add(limit, verdict);
+        }
+        if verdict.passes {
+            return Ok(());
+        }
+        rated.refused.increment(1);
+        Err(refusal(limit, verdict.wait, self))
+    }
+
     fn add(&mut self, limit: &RateLimit, verdict: Verdict) {
         let comma = if self.left.is_empty() { "" } else { ", " };
         let (name, burst) = (&limit.name, limit.quota.burst);

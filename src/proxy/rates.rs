@@ -2,15 +2,18 @@
 //! where it is written, so that it lives on through a reload that does not
 //! change it.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-use metrics::{Counter, Gauge};
+use arc_swap::ArcSwap;
+use metrics::{Counter, Gauge, Histogram};
 
-use crate::config::model::{Place, RateLimit};
-use crate::policy::rate::Limiter;
+use super::ledger::{Ledger, Ledgers, Lost};
+use crate::config::model::{self, Place, RateLimit, RateServer};
+use crate::policy::rate::{Limiter, Verdict};
 use crate::telemetry::record::Direction;
 use crate::telemetry::{Metrics, names};
 
@@ -22,6 +25,7 @@ struct Shared {
     all: Mutex<HashMap<(Place, Arc<str>), Known>>,
     metrics: Metrics,
     service: String,
+    ledgers: Ledgers,
 }
 
 /// A limit that some route holds, or held lately.
@@ -32,8 +36,11 @@ struct Known {
 
 /// One limit and its counts.
 pub struct Rated {
-    /// What it counts and decides.
+    /// What it counts and decides, for this sidecar alone.
     pub limiter: Limiter,
+    /// For one that is shared: what this sidecar lets pass while the server that
+    /// counts for all says nothing.
+    pub share: Option<Share>,
     /// Calls that it refused.
     pub refused: Counter,
     /// Calls that it would have refused.
@@ -43,10 +50,77 @@ pub struct Rated {
     told: AtomicU64,
 }
 
+/// A sidecar's part of a limit that is shared, and how the server was asked.
+pub struct Share {
+    shared: model::Shared,
+    sidecars: AtomicU32,
+    limiter: ArcSwap<Limiter>,
+    /// Calls that the server decided.
+    pub answered: Counter,
+    gone: Counter,
+    late: Counter,
+    failed: Counter,
+    /// How long calls waited for the server.
+    pub waited: Histogram,
+}
+
+impl Share {
+    fn new(shared: &model::Shared, limit: &RateLimit, metrics: &Metrics, now: Instant) -> Self {
+        let result = |result| metrics.counter(&names::RATE_LIMIT_SHARED, &[&shared.name, result]);
+        let part = shared.fallback.unwrap_or(1.0);
+        Self {
+            shared: shared.clone(),
+            sidecars: AtomicU32::new(1),
+            limiter: ArcSwap::from_pointee(Limiter::new(limit.quota.part(part), now)),
+            answered: result("answered"),
+            gone: result("gone"),
+            late: result("late"),
+            failed: result("failed"),
+            waited: metrics.histogram(&names::RATE_LIMIT_SHARED_WAIT, &[&shared.name]),
+        }
+    }
+
+    /// The server said nothing: what this sidecar says.
+    pub fn take(&self, lost: Lost, value: Option<&[u8]>, now: Instant) -> Verdict {
+        match lost {
+            Lost::Gone => self.gone.increment(1),
+            Lost::Late => self.late.increment(1),
+            Lost::Failed => self.failed.increment(1),
+        }
+        self.limiter.load().take(value, now)
+    }
+}
+
 impl Rates {
-    /// No limits as yet. `service` is the fronted one.
-    pub fn new(metrics: Metrics, service: &str) -> Self {
-        Self(Arc::new(Shared { all: Mutex::default(), metrics, service: service.to_owned() }))
+    /// No limits as yet. `service` is the fronted one; `ledgers` makes the way to
+    /// the server that counts for all sidecars.
+    pub fn new(metrics: Metrics, service: &str, ledgers: Ledgers) -> Self {
+        Self(Arc::new(Shared { all: Mutex::default(), metrics, service: service.to_owned(), ledgers }))
+    }
+
+    /// A worker's way to a server.
+    pub fn ledger(&self, server: &RateServer) -> Option<Rc<dyn Ledger>> {
+        (self.0.ledgers)(server)
+    }
+
+    /// The names of the limits that are shared.
+    pub fn shared(&self) -> BTreeSet<Arc<str>> {
+        let all = self.0.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let rated = all.values().filter_map(|known| known.rated.upgrade());
+        rated.filter_map(|rated| Some(rated.share.as_ref()?.shared.name.clone())).collect()
+    }
+
+    /// So many sidecars share the limits of this name.
+    pub fn sharing(&self, name: &str, sidecars: u32, now: Instant) {
+        let all = self.0.all.lock().unwrap_or_else(PoisonError::into_inner);
+        for rated in all.values().filter_map(|known| known.rated.upgrade()) {
+            let Some(share) = &rated.share else { continue };
+            let equal = share.shared.fallback.is_none() && *share.shared.name == *name;
+            if equal && share.sidecars.swap(sidecars.max(1), Ordering::Relaxed) != sidecars.max(1) {
+                let part = rated.limiter.quota().part(1.0 / f64::from(sidecars.max(1)));
+                share.limiter.store(Arc::new(Limiter::new(part, now)));
+            }
+        }
     }
 
     /// The limit for `limit`: what it was, as long as its quota is the same.
@@ -54,7 +128,11 @@ impl Rates {
         let mut all = self.0.all.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (Place::clone(&limit.place), limit.name.clone());
         let known = all.get(&key).and_then(|known| known.rated.upgrade());
-        if let Some(rated) = known.filter(|rated| *rated.limiter.quota() == limit.quota) {
+        let same = |rated: &Arc<Rated>| {
+            *rated.limiter.quota() == limit.quota
+                && rated.share.as_ref().map(|share| &share.shared) == limit.shared.as_ref()
+        };
+        if let Some(rated) = known.filter(same) {
             return rated;
         }
         let (rated, keys) = self.made(limit, now);
@@ -76,9 +154,13 @@ impl Rates {
         // Before those that are held: another limit may have taken the name.
         gone.iter().for_each(|keys| keys.set(0.0));
         for (rated, keys) in held {
-            let left = rated.limiter.sweep(now);
+            let left = match &rated.share {
+                None => rated.limiter.sweep(now),
+                Some(share) => share.limiter.load().sweep(now),
+            };
             keys.set(left.keys as f64);
-            let new = left.spilled - rated.told.swap(left.spilled, Ordering::Relaxed);
+            // Another part begins anew.
+            let new = left.spilled.saturating_sub(rated.told.swap(left.spilled, Ordering::Relaxed));
             rated.overflow.increment(new);
         }
     }
@@ -95,6 +177,7 @@ impl Rates {
         };
         let rated = Rated {
             limiter: Limiter::new(limit.quota.clone(), now),
+            share: limit.shared.as_ref().map(|shared| Share::new(shared, limit, metrics, now)),
             refused: limited("enforce"),
             shadowed: limited("shadow"),
             overflow: metrics.counter(&names::RATE_LIMIT_OVERFLOW, &labels),

@@ -126,6 +126,7 @@ pub fn request(
                 let detail = "the target is longer than `limits.target` once it is rewritten";
                 return Err(ProxyError::unsent(Reason::TargetTooLong, detail));
             }
+            super::rate::keep_path(route, head);
             let mut parts = std::mem::take(&mut head.uri).into_parts();
             let target = PathAndQuery::from_maybe_shared(new);
             parts.path_and_query = Some(target.map_err(|_| refused("the new path is none", route))?);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::HeaderValue;
 use metrics::Gauge;
 
+use super::ledger::Ledger;
 use super::notice::Notices;
 use super::original::Dialled;
 use super::rates::Rates;
@@ -19,6 +20,7 @@ use crate::base::drain::Stage;
 use crate::base::timers::Timers;
 use crate::codec::ServerContext;
 use crate::config::Model;
+use crate::config::model::RateServer;
 use crate::policy::budget::Budgets;
 use crate::telemetry::record::{Direction, RouteMetrics};
 use crate::telemetry::{Metrics, names};
@@ -56,6 +58,8 @@ pub struct Worker {
     pub layer: Option<Layer>,
     /// The limits of rates, of all workers.
     pub rates: Rates,
+    /// The way to the server that counts for all sidecars.
+    ledger: RefCell<Option<(RateServer, Rc<dyn Ledger>)>>,
     /// What the log was told.
     pub notices: Notices,
     stages: [Rc<Cell<Stage>>; 2],
@@ -153,6 +157,7 @@ impl Worker {
             random: RefCell::new(fastrand::Rng::new()),
             layer,
             rates,
+            ledger: RefCell::default(),
             notices: Notices::default(),
             stages: Default::default(),
             listeners: Default::default(),
@@ -173,6 +178,7 @@ impl Worker {
     /// Serves `model` from now on. Connections stay; each next request follows it.
     pub fn apply(&self, model: Arc<Model>) {
         let old = self.router.borrow().clone();
+        self.set_ledger(model.rate_server.as_ref());
         let router = Router::new(model, self, old.as_deref(), Instant::now());
         let context = |stage: &Rc<Cell<Stage>>| {
             let limits = router.model.limits.clone();
@@ -181,6 +187,19 @@ impl Worker {
         let [inbound, outbound] = &self.stages;
         *self.contexts.borrow_mut() = Some([context(inbound), context(outbound)]);
         *self.router.borrow_mut() = Some(Rc::new(router));
+    }
+
+    /// Keeps the way to the server that counts for all sidecars where it stays.
+    fn set_ledger(&self, server: Option<&RateServer>) {
+        let mut ledger = self.ledger.borrow_mut();
+        if ledger.as_ref().map(|(server, _)| server) != server {
+            *ledger = server.and_then(|server| Some((server.clone(), self.rates.ledger(server)?)));
+        }
+    }
+
+    /// The server that counts for all sidecars.
+    pub fn ledger(&self) -> Option<Rc<dyn Ledger>> {
+        self.ledger.borrow().as_ref().map(|(_, ledger)| ledger.clone())
     }
 
     /// The routes in force.

@@ -98,6 +98,13 @@ names! {
     /// Calls whose key had no room.
     RATE_LIMIT_OVERFLOW = Counter "pillion_rate_limit_overflow_total" ["direction", "upstream", "route", "limit"]
         "Calls with a new value of `per` while as many were held as `keys` allows: they shared one count.";
+    /// Calls of shared limits.
+    RATE_LIMIT_SHARED = Counter "pillion_rate_limit_shared_total" ["shared", "result"]
+        "Calls of a `rate_limit` that is `shared`, by what the server that counts for all sidecars did: answered, \
+         late, failed, gone (it was not asked).";
+    /// The wait for the server.
+    RATE_LIMIT_SHARED_WAIT = Histogram "pillion_rate_limit_shared_wait_seconds" ["shared"]
+        "How long calls waited for the server that counts for all sidecars.";
     /// Bytes of opaque streams.
     TCP_BYTES = Counter "pillion_tcp_bytes_total" ["upstream", "direction"]
         "Bytes of tunnels, upgraded connections and opaque streams, to (sent) and from (received) the upstream.";

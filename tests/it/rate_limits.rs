@@ -26,6 +26,7 @@ pub fn limit(count: u32, period: Duration, per: Per) -> RateLimit {
         quota: Quota { rate: Rate { count, period }, burst: count, per, keys: KEYS },
         shadow: false,
         headers: RateHeaders::default(),
+        shared: None,
         place: Arc::new(Place {
             to: Some(UpstreamName::new("users")),
             route: "/**".into(),
@@ -241,6 +242,7 @@ outbound:
   - {to: users, route: '/c/{id}', rate_limit: [{rate: 4/h}, {rate: 1/h, per: {path: id}}]}
   - {to: users, route: /d, headers: {x: '1'}, rate_limit: {rate: 1/h}}
   - {to: users, route: /d, rate_limit: {rate: 1/h}}
+  - {to: users, route: '/e/{id}', rewrite: {path: '/new/{id}/x'}, rate_limit: {rate: 1/h, per: {path: id}}}
 ";
     let front = process("front").upstream("users", &[backend.address()]).policy(policy).start();
     let status = |path: &str, fields: &str| {
@@ -256,4 +258,6 @@ outbound:
     assert_eq!(own, [200, 429, 200, 200, 429], "a refusal by the second limit counts in the first");
     let apart: Vec<u16> = ["x: 1\r\n", "", "x: 1\r\n", ""].map(|fields| status("/d", fields)).into();
     assert_eq!(apart, [200, 200, 429, 429], "two routes with one path are two routes");
+    let rewritten: Vec<u16> = ["/e/1", "/e/2", "/e/1"].map(|path| status(path, "")).into();
+    assert_eq!(rewritten, [200, 200, 429], "the path by which the call came");
 }

@@ -12,6 +12,7 @@ mod grpc;
 mod h2spec;
 mod haproxy;
 mod parts;
+mod rate_limits;
 mod server;
 #[allow(dead_code, unused_imports, reason = "shared with the tests in process")]
 #[path = "../it/support/mod.rs"]

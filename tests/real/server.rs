@@ -20,6 +20,15 @@ pub struct Server {
     pub at: SocketAddr,
 }
 
+/// Held while a server is stopped.
+pub struct Frozen(Pid);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
 impl Server {
     #[track_caller]
     pub fn start(name: &'static str, options: &[&str]) -> Self {
@@ -34,12 +43,22 @@ impl Server {
         self.folder.path().join(name)
     }
 
+    /// The id of the server itself.
+    fn id(&self) -> Pid {
+        let text = std::fs::read_to_string(self.file("pid")).unwrap();
+        Pid::from_raw(text.trim().parse().unwrap()).unwrap()
+    }
+
+    /// It says nothing, and takes what it is sent, until what this gives is dropped.
+    pub fn frozen(&self) -> Frozen {
+        kill_process(self.id(), Signal::STOP).unwrap();
+        Frozen(self.id())
+    }
+
     /// SIGKILL to the server itself. Its script tells that it ended by itself.
     #[track_caller]
     pub fn kill(&mut self) {
-        let text = std::fs::read_to_string(self.file("pid")).unwrap();
-        let id = Pid::from_raw(text.trim().parse().unwrap()).unwrap();
-        kill_process(id, Signal::KILL).unwrap();
+        kill_process(self.id(), Signal::KILL).unwrap();
         until("the script has seen the end of its server", || self.child.try_wait().unwrap().is_some());
     }
 

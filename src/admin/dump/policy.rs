@@ -79,6 +79,8 @@ fn rate_limit(limit: &RateLimit) -> Value {
         "per": per,
         "keys": limit.quota.keys,
         "mode": if limit.shadow { "shadow" } else { "enforce" },
+        "shared": limit.shared.as_ref().map(|shared| &*shared.name),
+        "fallback": limit.shared.as_ref().and_then(|shared| shared.fallback).map(super::share),
         "headers": limit.headers.as_str(),
         "origin": limit.origin.to_string(),
     })

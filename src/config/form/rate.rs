@@ -3,7 +3,31 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::text::{Header, Label, Rate, Word};
+use crate::config::text::{Header, Label, Percent, Rate, RedisAddress, Span, Word};
+
+/// What counts for all sidecars.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["redis"]))]
+pub struct RateServers {
+    /// A Redis that all sidecars reach.
+    pub redis: Option<Redis>,
+}
+
+/// A Redis that all sidecars reach.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["address"]))]
+pub struct Redis {
+    /// `redis://[[user]:password@]host[:port][/db]`, or `unix:///path`.
+    pub address: Option<RedisAddress>,
+    /// How long a call may wait for it; 2 ms to 1 s.
+    #[schemars(extend("default" = "5ms"))]
+    pub timeout: Option<Span>,
+    /// Before each key.
+    #[schemars(extend("default" = "pillion"))]
+    pub prefix: Option<Word>,
+}
 
 /// One limit or several.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -38,6 +62,12 @@ pub struct RateLimit {
     /// Which answers tell the caller what it has left.
     #[schemars(extend("default" = "refusals"))]
     pub headers: Option<RateHeaders>,
+    /// Counted together with all sidecars that write the same name here, by the
+    /// server of `rate_limits`. Default: each counts for itself.
+    pub shared: Option<Label>,
+    /// With `shared`, the part of the limit that this sidecar lets pass by itself
+    /// while the server says nothing. Default: an equal part of all sidecars.
+    pub fallback: Option<Percent>,
 }
 
 /// Who has a count of its own.

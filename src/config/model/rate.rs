@@ -1,5 +1,6 @@
 //! `rate_limit`: how many calls there may be in a time.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub struct RateLimit {
     pub shadow: bool,
     /// Which answers tell the caller what it has left; default those that refuse.
     pub headers: RateHeaders,
+    /// Counted for all sidecars together; default only for this one.
+    pub shared: Option<Shared>,
     /// Whose calls it counts.
     pub place: Arc<Place>,
     /// Where it is written.
@@ -66,6 +69,28 @@ pub enum Per {
     Path(usize),
 }
 
+/// `shared` and `fallback`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shared {
+    /// What the sidecars that count together call it.
+    pub name: Arc<str>,
+    /// What part of the limit this sidecar lets pass by itself while the server
+    /// says nothing, 0 to 1; `None` for an equal part of all sidecars that were
+    /// there last.
+    pub fallback: Option<f64>,
+}
+
+/// `rate_limits.redis`: the server that counts for all sidecars.
+#[derive(Clone, PartialEq)]
+pub struct RateServer {
+    /// `redis://…` or `unix://…`. It may hold a password: never shown.
+    pub address: Arc<str>,
+    /// How long a call may wait for it; default 5 ms.
+    pub timeout: Duration,
+    /// Before each key; default `pillion`.
+    pub prefix: Arc<str>,
+}
+
 /// Which answers carry `RateLimit` and `RateLimit-Policy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RateHeaders {
@@ -107,7 +132,30 @@ impl Rate {
     }
 }
 
+impl fmt::Debug for RateServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RateServer {{ timeout: {:?}, prefix: {:?} }}", self.timeout, self.prefix)
+    }
+}
+
+impl RateServer {
+    /// The address without what may be secret.
+    pub fn shown(&self) -> String {
+        let (scheme, rest) = self.address.split_once("://").unwrap_or(("redis", &self.address));
+        format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
+    }
+}
+
 impl Quota {
+    /// A part of it, 0 to 1, that lets at least one call pass now and then.
+    pub fn part(&self, part: f64) -> Self {
+        let part = part.clamp(1e-3, 1.0);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let burst = (f64::from(self.burst.get()) * part) as u32;
+        let rate = Rate { period: self.rate.period.div_f64(part), ..self.rate };
+        Self { rate, burst: NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN), ..self.clone() }
+    }
+
     /// The time after which a pause brings no more.
     pub fn window(&self) -> Duration {
         self.rate.interval().saturating_mul(self.burst.get())

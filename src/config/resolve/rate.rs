@@ -5,10 +5,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::At;
+use super::{At, Routes};
 use crate::base::UpstreamName;
 use crate::config::form;
-use crate::config::model::{KEYS, Pattern, Per, Place, Quota, RateHeaders, RateLimit, Segment};
+use crate::config::model::{
+    KEYS, Pattern, Per, Place, Quota, RateHeaders, RateLimit, RateServer, Segment, Shared,
+};
 use crate::config::problem::Problems;
 use crate::config::text::Host;
 
@@ -28,6 +30,40 @@ pub(super) struct Rates<'a> {
 /// What else tells a route from others.
 type Conditions<'a> = (&'a Option<Host>, &'a Map, &'a Map);
 type Map = Option<BTreeMap<String, form::Condition>>;
+
+/// What counts for all sidecars.
+pub(super) fn server(form: &form::RateServers, at: At<'_>, problems: &mut Problems) -> Option<RateServer> {
+    let (form, at) = (form.redis.as_ref()?, at.key("rate_limits").key("redis"));
+    let timeout = form.timeout.as_ref().map_or(Duration::from_millis(5), |span| span.0);
+    if !(Duration::from_millis(2)..=Duration::from_secs(1)).contains(&timeout) {
+        problems.push(at.key("timeout").problem("`timeout` is from 2ms to 1s"));
+    }
+    Some(RateServer {
+        address: form.address.as_ref()?.0.as_str().into(),
+        timeout,
+        prefix: form.prefix.as_ref().map_or("pillion", |prefix| prefix.0.as_str()).into(),
+    })
+}
+
+/// Reports each limit that nothing counts for all sidecars.
+pub(super) fn needs_server(files: &[Routes], problems: &mut Problems) {
+    for file in files {
+        let at = At::root(&file.file, &file.root);
+        let inbound = file.inbound.iter().enumerate();
+        let inbound = inbound.filter_map(|(index, form)| Rates::inbound(form, at.key("inbound").item(index)));
+        let outbound = file.outbound.iter().enumerate();
+        let outbound =
+            outbound.filter_map(|(index, form)| Rates::outbound(form, at.key("outbound").item(index)));
+        for rates in inbound.chain(outbound) {
+            for (at, _) in
+                rates.read(&mut Problems::default()).iter().filter(|(_, limit)| limit.shared.is_some())
+            {
+                let problem = at.key("shared").problem("nothing counts for all sidecars");
+                problems.push(problem.help("add `rate_limits: {redis: {address: …}}` to pillion.yaml"));
+            }
+        }
+    }
+}
 
 impl<'a> Rates<'a> {
     /// What the outbound entry at `at` says.
@@ -53,6 +89,9 @@ impl<'a> Rates<'a> {
         let Some(rates) = rates else { return };
         let limits = rates.read(problems);
         for (index, (at, limit)) in limits.iter().enumerate() {
+            if limit.shared.is_none() && at.node.get("fallback").is_some() && !at.lost("shared") {
+                problems.push(at.word("fallback").problem("`fallback` is for what is `shared`"));
+            }
             if limits[..index].iter().any(|(_, other)| other.name == limit.name) {
                 let problem = at.problem(format!("two limits are called `{}`", limit.name));
                 problems.push(problem.help("give one of them another `name`"));
@@ -121,6 +160,10 @@ impl<'a> Rates<'a> {
                 Some(form::RateHeaders::All) => RateHeaders::All,
                 Some(form::RateHeaders::Refusals) | None => RateHeaders::Refusals,
             },
+            shared: form.shared.as_ref().map(|name| Shared {
+                name: name.0.as_str().into(),
+                fallback: form.fallback.as_ref().map(|percent| percent.0),
+            }),
             place: place.clone(),
             origin: at.origin(),
         })

@@ -21,7 +21,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Response, Uri, Version, request};
 
 use super::connection::Door;
-use super::rate::FirstPath;
+use super::rate::keep_path;
 use super::router::Route;
 use super::stack::Call;
 use crate::base::{ProxyError, Reason};
@@ -77,9 +77,7 @@ pub fn head(
     let call = json_call(json.clone(), head)?;
     let target =
         format!("/{}/{}", call.called.method.parent_service().full_name(), call.called.method.name());
-    if !route.rates.is_empty() {
-        head.extensions.insert(FirstPath(head.uri.path().to_owned()));
-    }
+    keep_path(route, head);
     retarget(head, target);
     unprefix(&mut head.headers);
     for name in [ACCEPT, ACCEPT_ENCODING] {

@@ -1,0 +1,217 @@
+//! Limits that three sidecars share, counted by a real Redis.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use pillion::base::Origin;
+use pillion::config::model::{KEYS, Per, Place, Quota, Rate, RateHeaders, RateLimit, RateServer, Shared};
+
+use crate::server::Server;
+use crate::support::{Client, Recorder, Sidecar, get, sidecar, until};
+
+/// Longest measurement, in seconds.
+const MOST: usize = 600;
+
+fn limit(count: u32, burst: u32, period: Duration) -> RateLimit {
+    let number = |number| NonZeroU32::new(number).unwrap();
+    RateLimit {
+        name: "all".into(),
+        quota: Quota {
+            rate: Rate { count: number(count), period },
+            burst: number(burst),
+            per: Per::All,
+            keys: KEYS,
+        },
+        shadow: false,
+        headers: RateHeaders::All,
+        shared: Some(Shared { name: "calls".into(), fallback: None }),
+        place: Arc::new(Place { to: None, route: "".into(), conditions: "".into() }),
+        origin: Origin { file: "orders.yaml".into(), line: 3, column: 5 },
+    }
+}
+
+/// Sidecars of one service that count in the Redis at `redis`.
+fn fleet(
+    count: usize,
+    redis: SocketAddr,
+    timeout: Duration,
+    backend: SocketAddr,
+    limit: &RateLimit,
+) -> Vec<Sidecar> {
+    let server = RateServer { address: format!("redis://{redis}").into(), timeout, prefix: "test".into() };
+    let one = |_| {
+        let setup = sidecar("orders").service(backend).with(|model| {
+            model.workers = 1;
+            model.rate_server = Some(server.clone());
+            model.inbound_defaults.rate_limits = vec![limit.clone()];
+        });
+        setup.start()
+    };
+    (0..count).map(one).collect()
+}
+
+fn asked(fleet: &[Sidecar], result: &str) -> f64 {
+    let labels = [("shared", "calls"), ("result", result)];
+    fleet.iter().map(|sidecar| sidecar.metrics().get("pillion_rate_limit_shared_total", &labels)).sum()
+}
+
+/// Callers at an even pace, and how many of their calls passed in each second.
+struct Offer {
+    begun: Instant,
+    passed: Arc<Vec<AtomicUsize>>,
+    stop: Arc<AtomicBool>,
+    callers: Vec<JoinHandle<()>>,
+}
+
+impl Offer {
+    /// Two callers for each sidecar, each with a call every `pause`.
+    fn to(fleet: &[Sidecar], pause: Duration) -> Self {
+        let (begun, stop) = (Instant::now(), Arc::new(AtomicBool::new(false)));
+        let passed: Arc<Vec<AtomicUsize>> = Arc::new((0..MOST).map(|_| AtomicUsize::new(0)).collect());
+        let addresses = fleet.iter().flat_map(|sidecar| [sidecar.at.inbound; 2]);
+        let (counts, stopped) = (passed.clone(), stop.clone());
+        let callers = addresses.map(|address| {
+            let (passed, stop) = (counts.clone(), stopped.clone());
+            std::thread::spawn(move || {
+                let mut client = Client::connect(address);
+                let mut next = Instant::now();
+                while !stop.load(Ordering::SeqCst) {
+                    let status = client.get("orders", "/").status;
+                    assert!(matches!(status, 200 | 429), "{status}");
+                    let second = begun.elapsed().as_secs() as usize;
+                    passed[second].fetch_add(usize::from(status == 200), Ordering::SeqCst);
+                    next += pause;
+                    std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                }
+            })
+        });
+        let callers = callers.collect();
+        Self { begun, passed, stop, callers }
+    }
+
+    /// Waits for `seconds` whole ones, and says how many calls passed in each.
+    fn watch(&self, seconds: usize) -> Vec<usize> {
+        let first = self.begun.elapsed().as_secs() as usize + 1;
+        let end = Duration::from_secs((first + seconds) as u64);
+        std::thread::sleep(end.saturating_sub(self.begun.elapsed()));
+        self.passed[first..first + seconds].iter().map(|count| count.load(Ordering::SeqCst)).collect()
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.callers.into_iter().for_each(|caller| caller.join().unwrap());
+    }
+}
+
+/// Calls that waited for Redis longer than they may.
+fn too_long(fleet: &[Sidecar]) -> f64 {
+    let name = "pillion_rate_limit_shared_wait_seconds";
+    let over = |sidecar: &Sidecar| {
+        let metrics = sidecar.metrics();
+        metrics.get(&format!("{name}_count"), &[])
+            - metrics.get(&format!("{name}_bucket"), &[("le", "0.005")])
+    };
+    fleet.iter().map(over).sum()
+}
+
+/// Three sidecars that share 1,000 a second, of which each has reached Redis, and
+/// 1,500 calls a second to them.
+fn busy(redis: &Server, backend: &Recorder, timeout: Duration) -> (Vec<Sidecar>, Offer) {
+    let limit = limit(1000, 100, Duration::from_secs(1));
+    let fleet = fleet(3, redis.at, timeout, backend.address(), &limit);
+    for index in 0..3 {
+        until("Redis is reached", || {
+            get(fleet[index].at.inbound, "orders", "/");
+            asked(&fleet[index..=index], "answered") > 0.0
+        });
+    }
+    let offer = Offer::to(&fleet, Duration::from_millis(4));
+    offer.watch(1);
+    (fleet, offer)
+}
+
+fn mean(passed: &[usize]) -> usize {
+    passed.iter().sum::<usize>() / passed.len()
+}
+
+/// `PILLION_TEST_SECONDS` of measurement, or 6.
+#[test]
+fn three_sidecars_share_a_thousand_a_second() {
+    let (redis, backend) = (Server::start("redis", &[]), Recorder::start());
+    // Redis and the sidecars may have to wait for a processor here.
+    let (fleet, offer) = busy(&redis, &backend, Duration::from_millis(250));
+    let seconds = std::env::var("PILLION_TEST_SECONDS").ok().and_then(|text| text.parse().ok());
+    let passed = offer.watch(seconds.unwrap_or(6).min(60));
+    offer.end();
+    println!("{passed:?}, {} answered, {} late", asked(&fleet, "answered"), asked(&fleet, "late"));
+    assert!((970..=1030).contains(&mean(&passed)), "{passed:?}");
+    assert!(passed.iter().all(|count| (850..=1150).contains(count)), "{passed:?}");
+}
+
+#[test]
+fn nobody_waits_for_a_redis_that_hangs_and_each_sidecar_lets_its_part_pass() {
+    let (redis, backend) = (Server::start("redis", &[]), Recorder::start());
+    let (fleet, offer) = busy(&redis, &backend, Duration::from_millis(5));
+    // All three have been counted by then.
+    offer.watch(4);
+    let (frozen, before) = (redis.frozen(), asked(&fleet, "late"));
+    let passed = offer.watch(5);
+    let vain = asked(&fleet, "late") - before;
+    println!("without Redis: {passed:?}, {vain} calls waited in vain");
+    assert!((940..=1060).contains(&mean(&passed)), "a third each: {passed:?}");
+    assert!((1.0..30.0).contains(&vain), "{vain} calls waited before nobody asked any more");
+    let answered = asked(&fleet, "answered");
+    drop(frozen);
+    until("Redis is used again", || asked(&fleet, "answered") > answered + 1000.0);
+    let mut passed = Vec::new();
+    until("the rate is as it was", || {
+        passed = offer.watch(2);
+        (940..=1060).contains(&mean(&passed))
+    });
+    offer.end();
+    let (answered, over) = (asked(&fleet, "answered"), too_long(&fleet));
+    // Beside a worker that gets no processor and can't look at its clock.
+    println!("again: {passed:?}; {answered} answered, {} late, {over} over 5 ms", asked(&fleet, "late"));
+}
+
+#[test]
+fn what_redis_says_is_what_callers_are_told_and_a_lost_redis_is_found_again() {
+    let mut redis = Server::start("redis", &[]);
+    let backend = Recorder::start();
+    let limit = limit(4, 4, Duration::from_secs(3600));
+    let fleet = fleet(2, redis.at, Duration::from_millis(250), backend.address(), &limit);
+    let call = |sidecar: usize| get(fleet[sidecar].at.inbound, "orders", "/");
+    for sidecar in 0..2 {
+        // Until then it counts for itself.
+        until("Redis is reached", || {
+            call(sidecar);
+            asked(&fleet[sidecar..=sidecar], "answered") > 0.0
+        });
+    }
+    until("the shared limit is used up for both", || {
+        (0..2).all(|sidecar| {
+            let answer = call(sidecar);
+            assert_eq!(answer.field("ratelimit-policy").as_deref(), Some("\"all\";q=4;w=3600"));
+            let after: u64 = answer.field("retry-after").map_or(0, |after| after.parse().unwrap());
+            answer.status == 429 && (850..=900).contains(&after)
+        })
+    });
+    let told = call(1).field("ratelimit").unwrap();
+    let whole: u64 = told.strip_prefix("\"all\";r=0;t=").unwrap().parse().unwrap();
+    assert!((3550..=3600).contains(&whole), "{told}");
+    redis.kill();
+    until("nobody asks any more", || {
+        call(0);
+        asked(&fleet[..1], "gone") > 20.0
+    });
+    redis.again();
+    let answered = asked(&fleet[..1], "answered");
+    until("it is asked again", || {
+        call(0);
+        asked(&fleet[..1], "answered") > answered + 5.0
+    });
+}
