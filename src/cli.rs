@@ -1,8 +1,8 @@
 //! The command line.
 
 mod admin;
-mod asked;
 mod explain;
+mod test;
 mod upstreams;
 
 use std::ffi::OsString;
@@ -51,6 +51,7 @@ enum Command {
     Redirect(redirect::Args),
     Upstreams(upstreams::Args),
     Explain(explain::Args),
+    Test(test::Args),
 }
 
 /// Runs the sidecar, and with `-- CMD` the service behind it.
@@ -152,6 +153,10 @@ pub fn main() -> ExitCode {
         Command::Redirect(args) => redirect::run(&args),
         Command::Upstreams(args) => told(upstreams::run(&args)),
         Command::Explain(args) => told(explain::run(args)),
+        Command::Test(args) => match test::run(&args) {
+            Ok((text, good)) => output(|out| out.write_all(text.as_bytes()).map(|()| u8::from(!good))),
+            Err(why) => told(Err(why)),
+        },
         Command::Schema(schema) => output(|out| {
             let which = match schema.of {
                 SchemaOf::Pillion => Which::Main,

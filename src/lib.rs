@@ -15,4 +15,5 @@ pub mod proxy;
 pub mod run;
 pub mod runtime;
 pub mod telemetry;
+pub mod trial;
 pub mod upstream;

@@ -19,8 +19,8 @@ use super::AdminState;
 use crate::base::{Origin, ProxyProtocol, UpstreamName};
 use crate::config::Model;
 use crate::config::model::{
-    Check, Consul, ConsulToken, Fitness, HealthQuestion, Pattern, Propagator, Question, Reach, Register,
-    Route, Segment, Source, StaticEndpoint, ValueMatch, WhenEmpty,
+    Check, Consul, ConsulToken, Fitness, HealthQuestion, Propagator, Question, Reach, Register, Route,
+    Source, StaticEndpoint, ValueMatch, WhenEmpty,
 };
 
 pub(super) async fn config_dump(State(state): State<AdminState>) -> impl IntoResponse {
@@ -319,7 +319,7 @@ fn routes(model: &Model, routes: &[Route]) -> Value {
     let one = |route: &Route| {
         json!({
             "to": route.to.as_ref().map(|name| name.as_str()),
-            "route": pattern(&route.pattern),
+            "route": route.pattern.to_string(),
             "http_route": route.pattern.template.as_ref(),
             "host": route.pattern.host.as_deref(),
             "headers": route.pattern.headers.iter()
@@ -386,17 +386,6 @@ fn entry_prefix(model: &Model, origin: &Origin) -> String {
     let entry =
         at.filter_map(|(path, _)| path.rfind(']').map(|end| &path[..=end])).min_by_key(|path| path.len());
     entry.map_or_else(|| NOWHERE.to_owned(), |entry| format!("{entry}."))
-}
-
-/// The route as a policy file writes it.
-pub fn pattern(pattern: &Pattern) -> String {
-    if pattern.grpc {
-        return format!("grpc {}", pattern.template.trim_start_matches('/'));
-    }
-    let methods = pattern.methods.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let all = pattern.segments == [Segment::Rest];
-    let template = if all && pattern.template.is_empty() { "/**" } else { &pattern.template };
-    if methods.is_empty() { template.to_owned() } else { format!("{methods} {template}") }
 }
 
 fn condition(value: &ValueMatch) -> Value {

@@ -3,6 +3,7 @@
 //! the coarse timers of a worker. This module imports nothing of ours.
 
 pub mod address;
+pub mod clock;
 pub mod directory;
 pub mod drain;
 pub mod endpoint;

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::base::clock;
+
 /// The wheel's step.
 pub const TICK: Duration = Duration::from_millis(8);
 
@@ -72,7 +74,7 @@ impl Timers {
     /// An empty wheel. Nothing fires until [`Timers::drive`] runs.
     pub fn new() -> Self {
         Self(Rc::new(Shared {
-            start: Instant::now(),
+            start: clock::now(),
             wheel: RefCell::new(Wheel {
                 entries: Vec::new(),
                 free: NONE,
@@ -109,7 +111,7 @@ impl Timers {
     pub async fn drive(&self) {
         let mut due = Vec::new();
         loop {
-            let now = self.0.tick_of(Instant::now(), false);
+            let now = self.0.tick_of(clock::now(), false);
             let next = {
                 let mut wheel = self.0.wheel.borrow_mut();
                 wheel.sweep(now, &mut due);

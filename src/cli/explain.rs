@@ -6,11 +6,11 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::admin::{NoAnswer, Which};
-use super::asked::{Asked, Found};
 use super::upstreams;
 use crate::admin::dump;
-use crate::config::Model;
 use crate::config::model::{Egress, Route, Source};
+use crate::config::{Call, Model};
+use crate::policy::routes::{Found, find};
 
 /// Says which route takes a request, by which values, and how its endpoints fare.
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ Exit codes: 0; 1 nothing takes it; 2 the command line is wrong; 78 the configura
 pub(super) struct Args {
     /// `[METHOD] URL`, `[METHOD] /PATH`, or `grpc [SERVICE] package.Service/Method`.
     #[arg(value_name = "REQUEST")]
-    request: Asked,
+    request: Call,
     /// A header of the request; may be repeated.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
@@ -46,7 +46,7 @@ pub(super) fn run(mut args: Args) -> Result<String, NoAnswer> {
         args.request.add(header).map_err(|why| NoAnswer(why, 2))?;
     }
     let model = args.which.model()?;
-    let found = args.request.find(&model);
+    let found = find(&args.request, &model);
     if found.to.is_none() && model.service.address.is_none() {
         return Err(NoAnswer("`service.port` is not set: nothing is served here".into(), 1));
     }
@@ -130,7 +130,7 @@ fn where_to(text: &mut String, model: &Model, found: &Found<'_>) {
 }
 
 fn named(route: &Route) -> String {
-    format!("{} at {}", dump::pattern(&route.pattern), route.origin)
+    format!("{} at {}", route.pattern, route.origin)
 }
 
 /// What the files themselves say of the endpoints.
@@ -157,9 +157,9 @@ fn shown(value: &Value) -> String {
     }
 }
 
-fn as_json(asked: &Asked, found: &Found<'_>, values: &Map<String, Value>, upstream: Option<&Value>) -> Value {
+fn as_json(asked: &Call, found: &Found<'_>, values: &Map<String, Value>, upstream: Option<&Value>) -> Value {
     let route =
-        |route: &Route| json!({ "route": dump::pattern(&route.pattern), "origin": route.origin.to_string() });
+        |route: &Route| json!({ "route": route.pattern.to_string(), "origin": route.origin.to_string() });
     let others = found.others.iter().map(|(other, why)| {
         let mut shown = route(other);
         shown["why_not"] = why.as_str().into();

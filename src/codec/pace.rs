@@ -3,8 +3,9 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::base::clock;
 use crate::base::timers::{Timer, Timers};
 use crate::base::{ProxyError, Reason};
 
@@ -72,7 +73,7 @@ impl Pace {
     pub fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
         self.moved.0.awaited.set(true);
         let Some(limit) = self.limit.filter(|_| !self.moved.0.forever.get()) else { return Poll::Pending };
-        let timer = self.timer.get_or_insert_with(|| self.timers.at(Instant::now() + limit));
+        let timer = self.timer.get_or_insert_with(|| self.timers.at(clock::now() + limit));
         ready!(timer.poll_fired(cx));
         let detail = "the request's body paused for longer than limits.body_idle";
         Poll::Ready(ProxyError::new(Reason::RequestTimeout, detail).over("body_idle"))

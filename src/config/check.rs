@@ -32,7 +32,7 @@ pub fn check(paths: &[PathBuf], environment: &Environment, out: &mut impl Write)
             }
             continue;
         }
-        match check_one(path, environment) {
+        match load_any(path, environment) {
             Ok(loaded) => {
                 for warning in loaded.warnings.iter().chain(loaded.holes.iter()) {
                     write!(out, "{warning}")?;
@@ -55,7 +55,9 @@ pub fn print_schema(which: Which, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{:#}", schema(which))
 }
 
-fn check_one(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
+/// Reads a `pillion.yaml` with its policy files, or a policy file by itself.
+/// Values of Consul may be left out.
+pub fn load_any(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
     match kind_of(path) {
         Which::Policy => load_policy(path, environment),
         Which::Main | Which::Dev => draft(path, environment),

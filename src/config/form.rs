@@ -15,6 +15,7 @@ mod register;
 mod retry;
 mod shaping;
 mod source;
+pub mod test;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -31,6 +32,7 @@ pub use register::*;
 pub use retry::*;
 pub use shaping::*;
 pub use source::*;
+pub use test::Test;
 
 /// `pillion.yaml`: the sidecar.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -69,6 +71,8 @@ pub struct Main {
     pub inbound: Option<Vec<Inbound>>,
     /// Routes of calls that the service makes.
     pub outbound: Option<Vec<Outbound>>,
+    /// What `pillion test` tries.
+    pub tests: Option<Vec<Test>>,
 }
 
 /// A policy file: routes.
@@ -83,6 +87,8 @@ pub struct Policy {
     pub inbound: Option<Vec<Inbound>>,
     /// Routes of calls that the service makes.
     pub outbound: Option<Vec<Outbound>>,
+    /// What `pillion test` tries.
+    pub tests: Option<Vec<Test>>,
 }
 
 /// The service that the sidecar fronts.

@@ -168,6 +168,7 @@ impl<'a> Loader<'a> {
         let mut routes = vec![Routes {
             inbound: main.inbound.take().unwrap_or_default(),
             outbound: main.outbound.take().unwrap_or_default(),
+            tests: main.tests.take().unwrap_or_default(),
             file: file.clone(),
             root: root.clone(),
             inbound_json: BTreeMap::new(),
@@ -282,7 +283,8 @@ impl<'a> Loader<'a> {
         self.note(&file, &root, prefix);
         let (inbound, outbound) = (form.inbound.unwrap_or_default(), form.outbound.unwrap_or_default());
         let (inbound_json, outbound_json) = (BTreeMap::new(), BTreeMap::new());
-        Some(Routes { file, root, inbound, outbound, inbound_json, outbound_json })
+        let tests = form.tests.unwrap_or_default();
+        Some(Routes { file, root, inbound, outbound, tests, inbound_json, outbound_json })
     }
 
     /// The descriptor files that the entries name.

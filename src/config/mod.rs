@@ -5,6 +5,7 @@
 //! serde_yaml → [`resolve`] → [`Model`]. Each step reports all that is wrong and
 //! lets the next one see what is left.
 
+mod call;
 pub mod check;
 mod descriptor;
 pub mod dev;
@@ -23,6 +24,7 @@ mod tree;
 pub mod units;
 pub mod values;
 
+pub use call::Call;
 pub use expand::Environment;
 pub use load::{Loaded, defaults, draft, load, load_policy, load_str};
 pub use model::Model;

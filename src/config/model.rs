@@ -16,6 +16,7 @@ mod register;
 mod retry;
 pub mod shaping;
 mod source;
+mod test;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ pub use self::rate::{KEYS, Per, Place, Quota, Rate, RateHeaders, RateLimit, Rate
 pub use self::register::{Check, Reach, Register};
 pub use self::retry::{MAX_BUFFER, OnlyIf, Retry, RetryOn};
 pub use self::source::{Dns, KEEP_FOR, Kubernetes, Local, Source, StaticEndpoint, WhenEmpty};
+pub use self::test::{Answer, Expect, Outcome, Status, Step, Test};
 pub use self::upstream::{Connections, Upstream};
 pub use crate::base::Limits;
 use crate::base::{Network, Origin, Protocol, ProxyProtocol, UpstreamName};
@@ -67,6 +69,8 @@ pub struct Model {
     pub inbound: Vec<Route>,
     /// Routes of calls that the service makes, in the order of the files.
     pub outbound: Vec<Route>,
+    /// What `pillion test` tries, in the order of the files.
+    pub tests: Vec<Test>,
     /// What applies to calls to the service that no route takes.
     pub inbound_defaults: RoutePolicy,
     /// What applies to calls of the service to an upstream that no policy names.
@@ -391,6 +395,7 @@ impl Model {
             upstreams: BTreeMap::new(),
             inbound: Vec::new(),
             outbound: Vec::new(),
+            tests: Vec::new(),
             inbound_defaults: RoutePolicy::default(),
             defaults: RoutePolicy::default(),
             sources: Arc::default(),

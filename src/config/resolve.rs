@@ -13,6 +13,7 @@ mod register;
 mod retry;
 mod routes;
 mod shaping;
+mod test;
 mod whole;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,8 @@ pub(super) struct Routes {
     pub inbound: Vec<form::Inbound>,
     /// Its entries.
     pub outbound: Vec<form::Outbound>,
+    /// Its tests.
+    pub tests: Vec<form::Test>,
     /// What `json` of these entries says, by their number.
     pub inbound_json: BTreeMap<usize, Arc<Json>>,
     /// The same.
@@ -153,6 +156,7 @@ pub(super) fn resolve(
     if main.service.is_some() && model.rate_server.is_none() && !at.lost("rate_limits") {
         rate::needs_server(routes, problems);
     }
+    test::tests(routes, &mut model, problems);
     ports::collisions(&ports, problems);
     model
 }
@@ -192,6 +196,7 @@ pub(super) fn model(name: UpstreamName, address: Option<SocketAddr>, environment
         upstreams: BTreeMap::new(),
         inbound: Vec::new(),
         outbound: Vec::new(),
+        tests: Vec::new(),
         inbound_defaults: RoutePolicy::default(),
         defaults: RoutePolicy::default(),
         sources: Arc::default(),

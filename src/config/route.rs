@@ -13,6 +13,7 @@
 //! a tie, which is refused at load.
 
 use std::cmp::Ordering;
+use std::fmt;
 use std::sync::Arc;
 
 use http::Method;
@@ -28,6 +29,21 @@ pub struct RouteError {
     pub offset: usize,
     /// How many characters it is about.
     pub width: usize,
+}
+
+impl fmt::Display for Pattern {
+    /// The route as a policy file writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.grpc {
+            return write!(f, "grpc {}", self.template.trim_start_matches('/'));
+        }
+        for (index, method) in self.methods.iter().enumerate() {
+            write!(f, "{}{method}", if index > 0 { "," } else { "" })?;
+        }
+        let all = self.segments == [Segment::Rest] && self.template.is_empty();
+        let space = if self.methods.is_empty() { "" } else { " " };
+        write!(f, "{space}{}", if all { "/**" } else { &self.template })
+    }
 }
 
 impl Pattern {

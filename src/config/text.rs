@@ -109,6 +109,8 @@ formats! {
     ConsulAddress(String) = "pillion-consul" "an address such as `http://127.0.0.1:8500`" r"^.+$" consul_address;
     /// Where Redis is.
     RedisAddress(String) = "pillion-redis" "an address such as `redis://127.0.0.1:6379`" r"^.+$" redis_address;
+    /// A call that nobody sends.
+    Called(crate::config::Call) = "pillion-call" "a call such as `GET http://users/v1/users`" r"^.+$" called;
     /// A word that is not empty.
     Word(String) = "pillion-word" "text" r"^.+$" word;
     /// The name of a header field.
@@ -232,6 +234,10 @@ fn grpc_service(text: &str) -> Result<String, String> {
         true => Ok(text.to_owned()),
         false => Err(format!("`{text}` is no service of gRPC: write it like `shop.v1.Users`, or `\"\"`")),
     }
+}
+
+fn called(text: &str) -> Result<crate::config::Call, String> {
+    text.parse()
 }
 
 fn word(text: &str) -> Result<String, String> {

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 
-use http::header::HeaderName;
+use http::header::{HOST, HeaderName};
 use http::request;
 
-use crate::base::Authority;
-use crate::config::model::{Pattern, Segment, ValueMatch};
+use crate::base::{Authority, UpstreamName};
+use crate::config::model::{Pattern, Route, Segment, ValueMatch};
+use crate::config::{Call, Model};
 
 /// The routes of one upstream, or of the service, from the most specific on.
 #[derive(Debug, Default)]
@@ -87,6 +88,36 @@ pub fn upstream_of<'a>(authority: &'a Authority, named: impl Fn(&str) -> bool) -
             if !named(&full) && named(host) { host.into() } else { full.into() }
         }
     }
+}
+
+/// Where a request goes.
+pub struct Found<'m> {
+    /// The called service; `None` for the fronted one.
+    pub to: Option<UpstreamName>,
+    /// The route that takes it; without one, what applies to the rest.
+    pub route: Option<&'m Route>,
+    /// The other routes to the same place, and why not they.
+    pub others: Vec<(&'m Route, String)>,
+}
+
+/// Where a call goes by the files of `model`, as a worker would find it.
+pub fn find<'m>(call: &Call, model: &'m Model) -> Found<'m> {
+    let named = |name: &str| {
+        let is = |one: &UpstreamName| one.as_str() == name;
+        model.upstreams.keys().any(is) || model.outbound.iter().any(|route| route.to.as_ref().is_some_and(is))
+    };
+    let to = call.to.as_ref().map(|to| UpstreamName::new(&upstream_of(to, named)));
+    let list = if to.is_some() { &model.outbound } else { &model.inbound };
+    let routes: Vec<&Route> = list.iter().filter(|route| route.to == to).collect();
+    let matcher = Matcher::new(routes.iter().map(|route| route.pattern.clone()).zip(0..));
+    let given = call.head.headers.get(HOST).and_then(Authority::of);
+    let host = given.as_ref().map_or("", Authority::host);
+    let route = matcher.find(&call.head, host);
+    let why =
+        |miss: Option<Miss<'_>>| miss.map_or_else(|| "less specific".to_owned(), |miss| miss.to_string());
+    let others = matcher.look(&call.head, host).filter(|(index, _)| Some(*index) != route);
+    let others = others.map(|(index, miss)| (routes[index], why(miss))).collect();
+    Found { route: route.map(|index| routes[index]), others, to }
 }
 
 fn miss<'a>(pattern: &'a Pattern, head: &request::Parts, path: &str, host: &str) -> Option<Miss<'a>> {
@@ -186,6 +217,7 @@ fn decoded(text: &str) -> Cow<'_, [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Environment, load_str};
     use http::Request;
 
     fn matcher(routes: &[&str]) -> Matcher {
@@ -248,5 +280,30 @@ mod tests {
     fn escapes_that_are_none_stay() {
         assert_eq!(decoded("a%2").as_ref(), b"a%2");
         assert_eq!(decoded("%zz%41").as_ref(), b"%zzA");
+    }
+
+    #[test]
+    fn the_route_is_that_which_the_sidecar_takes() {
+        let file = "
+version: 1
+service: {name: front, port: 8080}
+inbound: [{route: 'GET /v1/{kind}'}]
+outbound:
+  - to: users
+  - {to: users, route: 'GET /v1/users/{id}', timeout: 1s}
+  - {to: users, route: '/v1/**', headers: {x-user: alice}}
+  - {to: users, route: '/v1/**'}
+";
+        let model = load_str("pillion.yaml", file, &Environment::of([("", ""); 0])).unwrap().model;
+        let call = |text: &str| text.parse::<Call>().unwrap();
+        let mut post = call("POST http://users:80/v1/users/7");
+        let found = super::find(&post, &model);
+        assert_eq!(found.route.map(|route| route.pattern.headers.len()), Some(0));
+        let why: Vec<&str> = found.others.iter().map(|(_, why)| why.as_str()).collect();
+        assert_eq!(why, ["another method", "the header `x-user`"]);
+        post.add("X-User: alice").unwrap();
+        assert_eq!(super::find(&post, &model).route.map(|route| route.pattern.headers.len()), Some(1));
+        assert!(super::find(&call("http://others/"), &model).route.is_none());
+        assert!(super::find(&call("/v1/orders"), &model).route.is_some());
     }
 }

@@ -7,7 +7,7 @@
 //! before makes the pause shorter or longer.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::connection::Door;
 use super::detect::{Expect, First, Look};
@@ -15,6 +15,7 @@ use super::router::Route;
 use super::steer;
 use super::tunnel::{self, Dialled};
 use crate::base::Reason;
+use crate::base::clock;
 use crate::codec::Stream;
 use crate::upstream::Learned;
 
@@ -138,7 +139,7 @@ async fn needed(door: &Door, route: &Route) {
     }
     let mut timer = door.worker.timers.timer();
     loop {
-        timer.arm(Instant::now() + LOOK_AGAIN);
+        timer.arm(clock::now() + LOOK_AGAIN);
         timer.fired().await;
         if route.upstream.learned() == Learned::Http && route.upstream.is_short() {
             return;

@@ -2,12 +2,12 @@
 //! is. It is taken off before anybody looks at what is spoken.
 
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use tokio::net::TcpStream;
 
 use super::worker::Worker;
 use crate::base::Reason;
+use crate::base::clock;
 use crate::codec::proxy_protocol::{self, Header};
 use crate::codec::{FAREWELL, ServerContext};
 use crate::telemetry::names;
@@ -89,12 +89,12 @@ async fn discard(tcp: &TcpStream, mut seen: &mut [u8]) -> Result<(), Failed> {
 
 /// Ready when no header can be waited for any more.
 async fn too_long(context: &ServerContext) {
-    let mut timer = context.timers.at(Instant::now() + context.limits.header_timeout);
+    let mut timer = context.timers.at(clock::now() + context.limits.header_timeout);
     let mut leaving = false;
     std::future::poll_fn(|cx| {
         if context.is_draining() && !leaving {
             leaving = true;
-            timer.arm(Instant::now() + FAREWELL);
+            timer.arm(clock::now() + FAREWELL);
         }
         timer.poll_fired(cx)
     })
@@ -115,7 +115,7 @@ fn refuse(worker: &Worker, peer: SocketAddr, failed: Failed) {
     }
     worker.unrouted(direction).failed(reason);
     let whom = peer.ip().to_string();
-    if let Some(untold) = worker.notices.due(reason, &whom, Instant::now()) {
+    if let Some(untold) = worker.notices.due(reason, &whom, clock::now()) {
         tracing::warn!(%peer, untold, "a connection was closed: it {what}; `listen.proxy_protocol` names its caller");
     }
 }

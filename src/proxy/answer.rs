@@ -4,7 +4,6 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::Response;
@@ -13,6 +12,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use super::ending::Ending;
 use super::stack::{self, Call};
 use super::websocket::Upgraded;
+use crate::base::clock;
 use crate::base::timers::Timer;
 use crate::base::{ProxyError, Reason};
 use crate::codec::{AnswerBody, Body, Takeover};
@@ -94,7 +94,7 @@ impl Answer {
         }
         let limit = call.route.policy.idle_timeout;
         let (idle, seen) =
-            self.idle.get_or_insert_with(|| (call.timers().at(Instant::now() + limit), call.moved()));
+            self.idle.get_or_insert_with(|| (call.timers().at(clock::now() + limit), call.moved()));
         while idle.poll_fired(cx).is_ready() {
             // The caller may still be sending.
             if call.moved() == *seen {
@@ -102,7 +102,7 @@ impl Answer {
                 return Poll::Ready(ProxyError::new(Reason::StreamIdle, detail));
             }
             *seen = call.moved();
-            idle.arm(Instant::now() + limit);
+            idle.arm(clock::now() + limit);
         }
         Poll::Pending
     }

@@ -2,11 +2,10 @@
 //! place of an error while it is open. Breakers of endpoints are asked where an
 //! endpoint is picked.
 
-use std::time::Instant;
-
 use http::{HeaderValue, Response};
 
 use super::stack::Call;
+use crate::base::clock;
 use crate::base::{ProxyError, Reason, grpc};
 use crate::codec::Body;
 use crate::policy::outcome::{self, Outcome};
@@ -15,7 +14,7 @@ use crate::upstream::Active;
 /// Asks the breaker of the call's route, if it has one for all endpoints.
 pub fn admit(call: &Call, slot: usize) -> Result<(), ProxyError> {
     if let Some(panel) = call.route.panel.as_ref().filter(|panel| !panel.is_of_endpoints()) {
-        call.guards.borrow_mut()[slot] = panel.admit_route(Instant::now())?;
+        call.guards.borrow_mut()[slot] = panel.admit_route(clock::now())?;
     }
     Ok(())
 }
@@ -25,7 +24,7 @@ pub fn admit(call: &Call, slot: usize) -> Result<(), ProxyError> {
 pub fn answered(call: &Call, slot: usize, active: &Active, response: &Response<Body>) {
     let guard = call.guards.borrow_mut()[slot].take();
     let Some(guard) = guard else { return };
-    guard.answered(Instant::now());
+    guard.answered(clock::now());
     active.hold(guard);
     let (status, headers) = (response.status(), response.headers());
     if !outcome::is_open(status, headers) {
@@ -37,7 +36,7 @@ pub fn answered(call: &Call, slot: usize, active: &Active, response: &Response<B
 pub fn failed(call: &Call, slot: usize, error: &ProxyError) {
     let guard = call.guards.borrow_mut()[slot].take();
     if let Some(guard) = guard {
-        guard.tell(call.route.policy.failures.class(Outcome::Failed(error)), Instant::now());
+        guard.tell(call.route.policy.failures.class(Outcome::Failed(error)), clock::now());
     }
 }
 

@@ -7,7 +7,6 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
 
 use tokio::net::TcpStream;
 
@@ -18,6 +17,7 @@ use super::router::{Route, Router};
 use super::worker::{OpenConnection, Worker};
 use super::{egress, steer, tunnel};
 use crate::base::Reason;
+use crate::base::clock;
 use crate::codec::Stream;
 use crate::telemetry::names;
 
@@ -93,7 +93,7 @@ pub fn mark(door: &Door, upstream: &Stream) -> Option<Mark> {
 fn refuse_loop(worker: &Worker, gate: &Gate, original: SocketAddr, peer: SocketAddr) {
     worker.unrouted(gate.direction()).failed(Reason::LoopDetected);
     let to = original.to_string();
-    let Some(untold) = worker.notices.due(Reason::LoopDetected, &to, Instant::now()) else { return };
+    let Some(untold) = worker.notices.due(Reason::LoopDetected, &to, clock::now()) else { return };
     tracing::warn!(
         %original, %peer, untold,
         "loop_detected: a captured connection leads back to this sidecar; it must run as a user that \

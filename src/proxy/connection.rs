@@ -12,6 +12,7 @@ use super::detect::{Expect, First, Look};
 use super::router::{Route, Router};
 use super::worker::{OpenConnection, Worker};
 use super::{Answer, ahead, announced, egress, reply, request, steer, tunnel};
+use crate::base::clock;
 use crate::base::{Protocol, ProxyError, Reason, UpstreamName};
 use crate::codec::{Body, Exchange, Handler, ServerContext, Stream, http1, http2};
 use crate::telemetry::names;
@@ -196,7 +197,7 @@ fn refuse(door: &Door) {
         Direction::Inbound => "`service.port` is not set: nothing is served here",
         Direction::Outbound => "it is neither HTTP nor TLS with a name, so nobody knows where it is to go",
     };
-    if let Some(untold) = door.worker.notices.due(Reason::NoRoute, door.direction.as_str(), Instant::now()) {
+    if let Some(untold) = door.worker.notices.due(Reason::NoRoute, door.direction.as_str(), clock::now()) {
         tracing::warn!(peer = %door.peer, untold, "a connection was closed: {detail}");
     }
     door.worker.unrouted(door.direction).failed(Reason::NoRoute);
@@ -229,7 +230,7 @@ impl Handler for Requests {
 
     fn refuse(&self, error: ProxyError) -> Response<Answer> {
         let unrouted = self.0.worker.unrouted(self.0.direction);
-        let record = Record::begin(unrouted, &http::Method::GET, Instant::now());
+        let record = Record::begin(unrouted, &http::Method::GET, clock::now());
         reply::answer(&self.0, &error, reply::Form::Http, record)
     }
 

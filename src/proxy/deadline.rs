@@ -14,6 +14,7 @@ use tower::Service;
 use super::router::Route;
 use super::stack::Attempt;
 use super::worker::Worker;
+use crate::base::clock;
 use crate::base::timers::Timer;
 use crate::base::{ProxyError, Reason};
 use crate::codec::Body;
@@ -148,7 +149,7 @@ impl<F: Future<Output = Result<Response<Body>, ProxyError>>> Future for Bounded<
             return Poll::Ready(Err(ProxyError::new(Reason::ShuttingDown, detail)));
         }
         while this.timer.poll_fired(cx).is_ready() {
-            match this.patience.on(Instant::now(), &this.route.policy) {
+            match this.patience.on(clock::now(), &this.route.policy) {
                 Ok(until) => this.timer.arm(until),
                 Err(error) => {
                     let callers = this.patience.caller.is_some() && error.reason == Reason::Timeout;

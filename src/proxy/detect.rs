@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
 
+use crate::base::clock;
 use crate::base::timers::{TICK, Timer, Timers};
 use crate::codec::client_hello::{self, Hello};
 use crate::codec::{FAREWELL, ServerContext, Stream};
@@ -90,7 +91,7 @@ impl Look {
     ) -> First {
         let mut timer = context.timers.at(match self.begun {
             Some(begun) => begun + context.limits.header_timeout,
-            None => Instant::now() + patience.unwrap_or(context.limits.connection_idle),
+            None => clock::now() + patience.unwrap_or(context.limits.connection_idle),
         });
         let mut leaving = false;
         std::future::poll_fn(|cx| {
@@ -98,7 +99,7 @@ impl Look {
                 match self.poll_first(cx, &context.timers, expect) {
                     Poll::Ready(Some(first)) => return Poll::Ready(first),
                     Poll::Ready(None) if self.begun.is_none() => {
-                        let now = Instant::now();
+                        let now = clock::now();
                         self.begun = Some(now);
                         timer.arm(now + context.limits.header_timeout);
                     }
@@ -112,7 +113,7 @@ impl Look {
             if context.is_draining() && !leaving {
                 // A request may be on its way.
                 leaving = true;
-                timer.arm(Instant::now() + FAREWELL);
+                timer.arm(clock::now() + FAREWELL);
             }
             ready!(timer.poll_fired(cx));
             Poll::Ready(match (self.begun, patience) {
@@ -128,7 +129,7 @@ impl Look {
 
     /// Looks on until the hello of a TLS connection tells its name, or can't.
     pub async fn hello(&mut self, context: &ServerContext) -> Hello {
-        let now = Instant::now();
+        let now = clock::now();
         let begun = *self.begun.get_or_insert(now);
         let mut timer = context.timers.at(begun + context.limits.header_timeout);
         std::future::poll_fn(|cx| {
@@ -199,7 +200,7 @@ impl Look {
                 self.seen.extend_from_slice(buffer.filled());
                 return Poll::Ready(Ok(true));
             }
-            self.pause = Some(timers.at(Instant::now() + self.next_pause));
+            self.pause = Some(timers.at(clock::now() + self.next_pause));
             self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
         }
     }

@@ -4,10 +4,11 @@
 //! other than DNS knows: DNS knows the whole world.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::connection::Door;
 use super::router::Route;
+use crate::base::clock;
 use crate::base::{ProxyError, Reason};
 use crate::config::model::Egress;
 use crate::telemetry::record::Direction;
@@ -38,7 +39,7 @@ pub async fn admit(door: &Door, route: &Route) -> Result<(), ProxyError> {
     }
     let name = upstream.name.as_str();
     let line = line(name);
-    if let Some(untold) = door.worker.notices.due(Reason::EgressDenied, name, Instant::now()) {
+    if let Some(untold) = door.worker.notices.due(Reason::EgressDenied, name, clock::now()) {
         tracing::warn!(
             upstream = name,
             untold,

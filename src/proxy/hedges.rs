@@ -11,6 +11,7 @@ use http::Response;
 use tower::{Service, ServiceExt as _};
 
 use super::stack::{Attempt, Call};
+use crate::base::clock;
 use crate::base::{ProxyError, grpc};
 use crate::codec::{Body, Upgrade};
 use crate::config::model::Hedge;
@@ -28,7 +29,7 @@ where
     let Some(hedge) = call.route.policy.hedge.as_ref().filter(|hedge| applies(hedge, &call)) else {
         return inner.oneshot(first).await;
     };
-    let began = Instant::now();
+    let began = clock::now();
     let patience =
         call.route.latencies.as_ref().and_then(|known| hedge.patience(&mut known.borrow_mut(), began));
     let answered = match patience {
@@ -44,7 +45,7 @@ where
     if let (Ok(response), Some(known)) = (&answered, &call.route.latencies)
         && is_good(&call, Outcome::Head(response.status(), response.headers()))
     {
-        let now = Instant::now();
+        let now = clock::now();
         known.borrow_mut().record(now, now.saturating_duration_since(began));
     }
     answered
@@ -112,7 +113,7 @@ where
             }
             armed = self.send() && self.sent < self.hedge.max;
             if armed {
-                timer.arm(Instant::now() + patience);
+                timer.arm(clock::now() + patience);
             }
         }
     }
@@ -159,7 +160,7 @@ where
         if !self.call.is_waited_for_elsewhere() {
             return false;
         }
-        if !route.budget.withdraw(Instant::now()) {
+        if !route.budget.withdraw(clock::now()) {
             route.metrics.hedged("budget");
             return false;
         }

@@ -36,7 +36,7 @@ mod websocket;
 mod worker;
 
 pub use answer::Answer;
-pub use connection::{Door, Gate};
+pub use connection::{Door, Gate, detected as serve_on};
 pub use ledger::{Ledger, Ledgers, Lost, Taking};
 pub use listener::{accept, bind, bind_ipv6};
 pub use rates::Rates;

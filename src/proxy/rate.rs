@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, request};
@@ -18,6 +18,7 @@ use super::ledger::{self, Lost};
 use super::rates::Rated;
 use super::router::Route;
 use super::stack::{Attempt, Call};
+use crate::base::clock;
 use crate::base::{ProxyError, Reason};
 use crate::codec::Body;
 use crate::config::model::{Per, RateHeaders, RateLimit};
@@ -138,7 +139,7 @@ fn again() -> ProxyError {
 /// Asks the limits that this sidecar counts for itself, in the order in which
 /// they are written, until one refuses.
 fn check(route: &Route, call: &Call) -> Result<Fields, ProxyError> {
-    let now = Instant::now();
+    let now = clock::now();
     let mut fields = Fields::default();
     let limits = route.policy.rate_limits.iter().zip(&route.rates);
     for (limit, rated) in limits.filter(|(_, rated)| rated.share.is_none()) {
@@ -152,14 +153,14 @@ fn check(route: &Route, call: &Call) -> Result<Fields, ProxyError> {
 /// them together take no longer than one may.
 async fn ask(call: Rc<Call>, mut fields: Fields) -> Result<Fields, ProxyError> {
     let ledger = call.worker().ledger();
-    let begun = Instant::now();
+    let begun = clock::now();
     let until = begun + ledger.as_ref().map_or(Duration::ZERO, |ledger| ledger.timeout());
     let limits = call.route.policy.rate_limits.iter().zip(&call.route.rates);
     for (limit, rated, share, shared) in limits
         .filter_map(|(limit, rated)| Some((limit, rated, rated.share.as_ref()?, limit.shared.as_ref()?)))
     {
         let key = of_caller(&limit.quota.per, &call, |value| ledger::key(&shared.name, value));
-        let asked = Instant::now();
+        let asked = clock::now();
         let said = match &ledger {
             Some(ledger) if asked < until => ledger.take(&key, &limit.quota, until).await,
             Some(_) => Err(Lost::Late),
@@ -174,7 +175,7 @@ async fn ask(call: Rc<Call>, mut fields: Fields) -> Result<Fields, ProxyError> {
                 verdict
             }
             Err(lost) => {
-                let now = Instant::now();
+                let now = clock::now();
                 of_caller(&limit.quota.per, &call, |value| share.take(lost, value, now))
             }
         };

@@ -3,10 +3,11 @@
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
+use crate::base::clock;
 use crate::base::timers::Timers;
 use crate::codec::Stream;
 use crate::codec::spare::Spare;
@@ -69,7 +70,7 @@ struct Pipe {
 /// may have said why: for a moment it is still read.
 pub async fn run(mut first: Stream, mut second: Stream, timers: &Timers, idle: Duration) -> Relayed {
     let (mut there, mut back) = (Pipe::default(), Pipe::default());
-    let mut timer = timers.at(Instant::now() + idle);
+    let mut timer = timers.at(clock::now() + idle);
     let (mut seen, mut refused) = (0, false);
     let (end, abrupt) = std::future::poll_fn(|cx| {
         let done_there = there.poll(&mut first, &mut second, cx);
@@ -79,7 +80,7 @@ pub async fn run(mut first: Stream, mut second: Stream, timers: &Timers, idle: D
             (Poll::Ready(Err(Broken::Write)), Poll::Pending)
             | (Poll::Pending, Poll::Ready(Err(Broken::Write))) => {
                 if !std::mem::replace(&mut refused, true) {
-                    timer.arm(Instant::now() + LAST_WORDS);
+                    timer.arm(clock::now() + LAST_WORDS);
                 }
                 return timer.poll_fired(cx).map(|()| (End::Failed, true));
             }
@@ -92,7 +93,7 @@ pub async fn run(mut first: Stream, mut second: Stream, timers: &Timers, idle: D
         let moved = there.moved + back.moved;
         if moved != seen {
             seen = moved;
-            timer.arm(Instant::now() + idle);
+            timer.arm(clock::now() + idle);
         }
         timer.poll_fired(cx).map(|()| (End::Idle, false))
     })

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use http::{HeaderName, HeaderValue, Response, request};
 use pin_project_lite::pin_project;
@@ -15,6 +15,7 @@ use super::deadline::{Bounded, Patience};
 use super::hedges;
 use super::router::Route;
 use super::stack::{Attempt, Call};
+use crate::base::clock;
 use crate::base::{ProxyError, Reason, grpc};
 use crate::codec::Body;
 use crate::config::model::Retry;
@@ -120,7 +121,7 @@ where
             _ => return result,
         };
         drop(result);
-        call.worker().timers.at(Instant::now() + pause).fired().await;
+        call.worker().timers.at(clock::now() + pause).fired().await;
     }
     Err(ProxyError::new(Reason::Overload, "no attempt was made"))
 }
@@ -140,7 +141,7 @@ fn next(
     if policy.wants(outcome, grpc).is_none() {
         return Next::Done;
     }
-    let now = Instant::now();
+    let now = clock::now();
     let failure = Failure {
         outcome,
         attempts,
@@ -169,6 +170,6 @@ where
     let inner = hedges::race(inner, attempt);
     let Some(limit) = policy.per_try else { return inner.await };
     let patience = Patience::per_try(limit, call.upload());
-    let bounded = Bounded::new(inner, Instant::now(), patience, &call.route, call.worker()).await;
+    let bounded = Bounded::new(inner, clock::now(), patience, &call.route, call.worker()).await;
     bounded.inspect_err(|error| call.gave_up(error))
 }

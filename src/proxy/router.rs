@@ -15,6 +15,7 @@ use super::connection::Door;
 use super::rates::Rated;
 use super::split::Ways;
 use super::worker::Worker;
+use crate::base::clock;
 use crate::base::{self, Authority, Origin, Protocol, ProxyError, Reason, UpstreamName};
 use crate::config::Model;
 use crate::config::model::{self, Limits, RoutePolicy};
@@ -237,7 +238,7 @@ impl Router {
 
     /// The route to where a captured connection was going.
     pub fn to_address(&self, address: SocketAddr, direction: Direction, worker: &Worker) -> Rc<Route> {
-        let now = Instant::now();
+        let now = clock::now();
         let key = (direction, address);
         if let Some(route) = self.addresses.borrow().get(&key) {
             route.last_used.set(now);
@@ -304,7 +305,7 @@ impl Router {
 
     /// The route to an upstream that the policy does not name.
     fn other(&self, name: &str, door: &Door) -> Result<Rc<Route>, ProxyError> {
-        let now = Instant::now();
+        let now = clock::now();
         if let Some(route) = self.others.borrow().get(name) {
             route.last_used.set(now);
             return Ok(route.clone());

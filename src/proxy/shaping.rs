@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::{HOST, HeaderMap, HeaderValue, LOCATION};
 use http::uri::PathAndQuery;
@@ -16,6 +16,7 @@ use http::{Method, Response, StatusCode, Uri, request};
 use super::connection::Door;
 use super::router::Route;
 use super::stack::Call;
+use crate::base::clock;
 use crate::base::error::Told;
 use crate::base::{Authority, ProxyError, Reason};
 use crate::codec::{Body, Exchange};
@@ -168,7 +169,7 @@ impl Struck {
     /// Waits, and fails the call if it is to be aborted. The wait counts as the
     /// service's own: the call's `timeout` may end it.
     pub async fn strike(self, route: &Route, door: &Door, call: Option<&Call>) -> Result<(), ProxyError> {
-        let now = Instant::now();
+        let now = clock::now();
         let until = now + self.delay.unwrap_or_default();
         let end = call.and_then(|call| call.bounds.end).filter(|end| *end < until);
         let mut timer = door.worker.timers.at(end.unwrap_or(until));

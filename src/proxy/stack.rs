@@ -22,6 +22,7 @@ use super::rate::RateLimits;
 use super::retries::{self, Retries};
 use super::router::Route;
 use super::worker::Worker;
+use crate::base::clock;
 use crate::base::timers::{Timer, Timers};
 use crate::base::{Protocol, ProxyError, Reason, Side};
 use crate::codec::pace::Moved;
@@ -157,7 +158,7 @@ impl Call {
     /// Refuses what nobody can answer in the time that the caller has left.
     pub fn in_time(&self) -> Result<(), ProxyError> {
         match self.bounds.caller {
-            Some(_) => self.bounds.check(&self.route.quickest.get(), Instant::now()),
+            Some(_) => self.bounds.check(&self.route.quickest.get(), clock::now()),
             None => Ok(()),
         }
     }
@@ -165,7 +166,7 @@ impl Call {
     /// An answer has come: what the quickest take is known where callers give a time.
     pub fn answered(&self, status: StatusCode) {
         if self.bounds.caller.is_some() && !status.is_server_error() {
-            let (now, mut quickest) = (Instant::now(), self.route.quickest.get());
+            let (now, mut quickest) = (clock::now(), self.route.quickest.get());
             quickest.observe(now, now.saturating_duration_since(self.received));
             self.route.quickest.set(quickest);
         }
@@ -203,7 +204,7 @@ impl Call {
             endpoint.was_silent();
             self.tried.borrow_mut().push(endpoint);
             if let Some(guard) = guard {
-                guard.tell(class, Instant::now());
+                guard.tell(class, clock::now());
             }
         }
     }
@@ -217,7 +218,7 @@ impl Call {
     /// longer than [`ENOUGH`].
     pub fn wait_for_end(&self) {
         if self.active.borrow().as_ref().is_some_and(upstream::Active::is_open_probe) {
-            self.enough.replace(Some(self.timers().at(Instant::now() + ENOUGH)));
+            self.enough.replace(Some(self.timers().at(clock::now() + ENOUGH)));
         }
     }
 
@@ -303,7 +304,7 @@ async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, Prox
     let before = call.attempts.replace(call.attempts.get() + 1);
     let mut fields: Vec<_> = retries::previous(&call.head, before).into_iter().collect();
     if call.bounds.end.is_some() {
-        call.bounds.tell(Instant::now(), &mut fields);
+        call.bounds.tell(clock::now(), &mut fields);
     }
     let key = match &policy.balance {
         Balance::Hash(on) => hash_key(on, &call),

@@ -8,6 +8,7 @@ use super::connection::{self, Door};
 use super::original::Mark;
 use super::router::Route;
 use super::{captured, egress, relay};
+use crate::base::clock;
 use crate::base::{Protocol, ProxyError, Reason, UpstreamName};
 use crate::codec::{Stream, Takeover, proxy_protocol};
 use crate::policy::outcome::{Class, Outcome};
@@ -75,7 +76,7 @@ pub async fn opaque(door: &Door, route: &Route, caller: Stream, upstream: Option
 /// A connection can't be served; there is no way to tell the caller but to close.
 pub fn closed(door: &Door, route: &Route, error: &ProxyError) {
     let name = route.upstream.name.as_str();
-    if let Some(untold) = door.worker.notices.due(error.reason, name, Instant::now()) {
+    if let Some(untold) = door.worker.notices.due(error.reason, name, clock::now()) {
         tracing::warn!(upstream = name, %error, untold, "an opaque connection was closed");
     }
     route.metrics.failed(error.reason);
@@ -88,7 +89,7 @@ pub async fn dial(door: &Door, route: &Route) -> Result<Dialled, ProxyError> {
     let mut tried: Vec<Rc<Endpoint>> = Vec::new();
     let mut last = None;
     while tried.len() < MAX_TRIES {
-        let now = Instant::now();
+        let now = clock::now();
         let picker = route.upstream.picker(now, &worker.timers).await?;
         let picked = picker.pick(&route.policy.balance, None, &tried, now, &mut worker.random.borrow_mut());
         let Some(endpoint) = picked else { break };
@@ -96,7 +97,7 @@ pub async fn dial(door: &Door, route: &Route) -> Result<Dialled, ProxyError> {
         let header = header(door, route, &endpoint);
         match endpoint.connect(&header, route.policy.connect_timeout, &worker.timers).await {
             Ok(stream) => {
-                active.answered(Instant::now(), Class::Good);
+                active.answered(clock::now(), Class::Good);
                 let mark = captured::mark(door, &stream);
                 let (told, to) = (!header.is_empty(), route.upstream.name.clone());
                 return Ok(Dialled { stream, told, active, to, mark });
@@ -106,7 +107,7 @@ pub async fn dial(door: &Door, route: &Route) -> Result<Dialled, ProxyError> {
                 return Err(error);
             }
             Err(error) => {
-                active.failed(Instant::now(), Outcome::Failed(&error).class(), true);
+                active.failed(clock::now(), Outcome::Failed(&error).class(), true);
                 tried.push(endpoint);
                 last = Some(error);
             }

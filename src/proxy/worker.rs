@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 use metrics::Gauge;
@@ -16,6 +16,7 @@ use super::rates::Rates;
 use super::router::Router;
 use super::stack::Layer;
 use crate::base::UpstreamName;
+use crate::base::clock;
 use crate::base::drain::Stage;
 use crate::base::timers::Timers;
 use crate::codec::ServerContext;
@@ -179,7 +180,7 @@ impl Worker {
     pub fn apply(&self, model: Arc<Model>) {
         let old = self.router.borrow().clone();
         self.set_ledger(model.rate_server.as_ref());
-        let router = Router::new(model, self, old.as_deref(), Instant::now());
+        let router = Router::new(model, self, old.as_deref(), clock::now());
         let context = |stage: &Rc<Cell<Stage>>| {
             let limits = router.model.limits.clone();
             Rc::new(ServerContext { limits, timers: self.timers.clone(), stage: stage.clone() })
@@ -299,7 +300,7 @@ impl Worker {
 
     /// What the admin port shows of the endpoints, as this worker sees them.
     pub fn stats(&self) -> Vec<EndpointStats> {
-        let now = Instant::now();
+        let now = clock::now();
         let mut all = self.table.stats(now);
         if let Some(service) = self.router().service() {
             all.extend(service.stats(now));
@@ -330,7 +331,7 @@ impl Worker {
             self.tell();
             rounds = rounds.wrapping_add(1);
             if rounds.is_multiple_of(5) {
-                let (router, now) = (self.router(), Instant::now());
+                let (router, now) = (self.router(), clock::now());
                 router.sweep(now);
                 self.table.sweep(now, |name: &UpstreamName| router.names(name));
             }

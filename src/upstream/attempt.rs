@@ -13,6 +13,7 @@ use super::fuse::{Guard, Panel};
 use super::picker::Picker;
 use super::quota::Place;
 use super::{Key, Upstream};
+use crate::base::clock;
 use crate::base::{Protocol, ProxyError, Reason, Sent, Side, grpc};
 use crate::codec::http1::client::Connection as Http1;
 use crate::codec::http2::client::{Connection as Http2, Lease};
@@ -81,7 +82,7 @@ pub async fn send(
     let mut tries = 0;
     loop {
         tries += 1;
-        let now = Instant::now();
+        let now = clock::now();
         let picker = match upstream.picker(now, call.send.timers).await {
             Ok(picker) => picker,
             Err(error) => return Err(Failed { error, body: Some(body) }),
@@ -115,7 +116,7 @@ pub async fn send(
             Ok(response) => {
                 let (status, headers) = (response.status(), response.headers());
                 let class = call.failures.class(Outcome::Head(status, headers));
-                active.began(Instant::now(), class, outcome::is_open(status, headers));
+                active.began(clock::now(), class, outcome::is_open(status, headers));
                 return Ok((response, active));
             }
             Err(failed) => failed,
@@ -132,7 +133,7 @@ pub async fn send(
             // A connection that had died in the pool says nothing of its endpoint.
             active.forget();
         } else {
-            let (now, class) = (Instant::now(), call.failures.class(Outcome::Failed(&failed.error)));
+            let (now, class) = (clock::now(), call.failures.class(Outcome::Failed(&failed.error)));
             active.failed(now, class, unreachable);
             if call.panel.is_some() {
                 call.tell(class, now);
@@ -287,8 +288,8 @@ async fn connect_http1(
     ask: bool,
 ) -> Result<Http1, ProxyError> {
     let timers = call.send.timers;
-    let idle = || reuse.then(|| endpoint.take_idle(Instant::now(), ask)).flatten();
-    match endpoint.place(Instant::now(), timers, idle).await? {
+    let idle = || reuse.then(|| endpoint.take_idle(clock::now(), ask)).flatten();
+    match endpoint.place(clock::now(), timers, idle).await? {
         Room::Found(connection) => Ok(connection),
         Room::Place(place) => {
             call.reaches(endpoint);
@@ -307,14 +308,14 @@ async fn http2(endpoint: &Rc<Endpoint>, call: &Call<'_>, fresh: bool) -> Result<
 /// Waits for a connection with room. As many are made at one time as it takes
 /// for all who wait, so that nobody waits for somebody else's call to end.
 async fn connect_http2(endpoint: &Rc<Endpoint>, call: &Call<'_>) -> Result<Lease, ProxyError> {
-    let asked = Instant::now();
+    let asked = clock::now();
     let waiting = endpoint.wait();
     loop {
         // Others may have made one, or failed to, meanwhile.
         if let Some(lease) = endpoint.http2() {
             return Ok(lease);
         }
-        if endpoint.is_away(Instant::now()) && asked.elapsed() > Duration::from_millis(10) {
+        if endpoint.is_away(clock::now()) && asked.elapsed() > Duration::from_millis(10) {
             let detail = format!("{} did not take a connection a moment ago", endpoint.facts.address);
             return Err(ProxyError::unsent(Reason::ConnectTimeout, detail));
         }
@@ -346,7 +347,7 @@ async fn make_http2(endpoint: &Endpoint, call: &Call<'_>, place: Place) -> Resul
     if let Some(tcp) = stream.tcp() {
         let _ = socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(VANISHED));
     }
-    let mut timer = call.send.timers.at(Instant::now() + limit);
+    let mut timer = call.send.timers.at(clock::now() + limit);
     tokio::select! {
         biased;
         connection = Http2::handshake(stream, call.send.limits) => connection,

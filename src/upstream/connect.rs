@@ -1,16 +1,18 @@
 //! Makes connections to endpoints, and counts them.
 
-use std::cell::{Cell, OnceCell};
+use std::any::Any;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::quota::{Place, Quota};
+use crate::base::clock;
 use crate::base::timers::Timers;
 use crate::base::{ProxyError, ProxyProtocol, Reason, UpstreamName};
 use crate::codec::Stream;
@@ -20,6 +22,23 @@ const QUIET: Duration = Duration::from_secs(15);
 /// The pause between two such questions.
 const PROBE: Duration = Duration::from_secs(5);
 use crate::telemetry::{Metrics, names};
+
+thread_local! {
+    static IN_PLACE: RefCell<Option<Rc<dyn Network>>> = const { RefCell::new(None) };
+}
+
+/// What connections of this thread lead to, in place of the machine's network:
+/// for tests of policies, which send nothing.
+pub trait Network {
+    /// Connects to `address`, and holds `place` as long as the connection is open.
+    fn connect(&self, address: SocketAddr, place: Box<dyn Any>) -> io::Result<Stream>;
+}
+
+/// From now on every connection of this thread leads to `network`; with `None`
+/// to the machine's own.
+pub fn lead_to(network: Option<Rc<dyn Network>>) {
+    IN_PLACE.set(network);
+}
 
 /// Counts the connections to one upstream, by how they ended.
 pub struct Connects {
@@ -54,7 +73,14 @@ impl Connects {
         limit: Duration,
         timers: &Timers,
     ) -> Result<Stream, ProxyError> {
-        let made = connect(address, header, limit, timers).await;
+        let made = match IN_PLACE.with_borrow(Clone::clone) {
+            Some(network) => {
+                network.connect(address, Box::new(place)).map_err(|error| describe(address, &error))
+            }
+            None => connect(address, header, limit, timers)
+                .await
+                .map(|tcp| Stream::Held(Box::new((tcp, Box::new(place))))),
+        };
         let result = match &made {
             Ok(_) => "ok",
             Err(error) if error.reason == Reason::ConnectRefused => "refused",
@@ -63,7 +89,7 @@ impl Connects {
         };
         let label = self.label.get_or_init(|| self.metrics.label(self.name.as_str()));
         self.metrics.counter(&names::UPSTREAM_CONNECTS, &[label, result]).increment(1);
-        made.map(|tcp| Stream::Held(Box::new((tcp, Box::new(place)))))
+        made
     }
 }
 
@@ -73,7 +99,7 @@ async fn connect(
     limit: Duration,
     timers: &Timers,
 ) -> Result<TcpStream, ProxyError> {
-    let mut timer = timers.at(Instant::now() + limit);
+    let mut timer = timers.at(clock::now() + limit);
     let connected = tokio::select! {
         biased;
         connected = begin(address, header) => connected,

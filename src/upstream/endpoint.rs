@@ -15,6 +15,7 @@ use super::connect::Connects;
 use super::connecting::{Connecting, Waiting};
 use super::quota::Place;
 use super::snapshot::EndpointStats;
+use crate::base::clock;
 use crate::base::timers::Timers;
 use crate::base::{self, Protocol, ProxyError, UpstreamName};
 use crate::codec::Stream;
@@ -147,7 +148,7 @@ impl Endpoint {
         limit: Duration,
         timers: &Timers,
     ) -> Result<Stream, ProxyError> {
-        match self.place(Instant::now(), timers, || None::<Infallible>).await? {
+        match self.place(clock::now(), timers, || None::<Infallible>).await? {
             Room::Place(place) => {
                 self.connects.connect(place, self.facts.address, header, limit, timers).await
             }
@@ -189,14 +190,14 @@ impl Endpoint {
                 return Ok(Room::Found(found));
             }
             quota.poke();
-            timer.arm(deadline.min(Instant::now() + POKE));
+            timer.arm(deadline.min(clock::now() + POKE));
             tokio::select! {
                 biased;
                 place = &mut place => return Ok(Room::Place(place)),
                 () = freed => {}
                 () = timer.fired() => {}
             }
-            if Instant::now() >= deadline {
+            if clock::now() >= deadline {
                 return Err(quota.too_late());
             }
         }
@@ -395,7 +396,7 @@ impl Recycle for Endpoint {
         }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < MAX_IDLE {
-            idle.push(Idle { connection, since: Instant::now() });
+            idle.push(Idle { connection, since: clock::now() });
             self.freed.notify_one();
         }
     }

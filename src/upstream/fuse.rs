@@ -16,6 +16,7 @@ use metrics::{Counter, Gauge};
 
 use super::endpoint::Endpoint;
 use super::snapshot::BreakerState;
+use crate::base::clock;
 use crate::base::{Origin, Protocol, ProxyError, Reason, UpstreamName};
 use crate::config::model::{CircuitBreaker, Mode, Scope};
 use crate::policy::breaker::{Breaker, Moved, Permit, Refused, State, Verdict};
@@ -178,7 +179,7 @@ impl Fuse {
 impl Held {
     fn new(policy: &CircuitBreaker, meters: &Arc<Meters>) -> Arc<Self> {
         Arc::new(Self {
-            breaker: Breaker::new(policy.rules.clone(), Instant::now()),
+            breaker: Breaker::new(policy.rules.clone(), clock::now()),
             meters: meters.clone(),
             open: AtomicI64::new(0),
             half_open: AtomicI64::new(0),

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::board::{Board, Known, News, Wanted};
 use super::checks::{self, Ask, Asker, Checks};
+use crate::base::clock;
 use crate::base::{EndpointSet, Protocol, ProxyProtocol, Resolution, UpstreamName};
 use crate::config::Model;
 use crate::config::model::{Balance, Fitness, Locality};
@@ -138,7 +139,7 @@ impl Keeper {
     fn new(wanted: Wanted, all: &Keepers, asker: &Asker) -> Self {
         let mut config = all.config.clone();
         let settings = Settings::of(&wanted.name, &config.borrow_and_update());
-        let now = Instant::now();
+        let now = clock::now();
         let watch = Watch::new(now);
         settings.tell(&watch);
         let (mut checks, answers) = Checks::new(asker.clone());
@@ -214,7 +215,7 @@ impl Keeper {
     fn next_look(&self) -> Instant {
         let rates = self.settings.fitness.ejection.as_ref().and_then(|rules| rules.success_rate.as_ref());
         let rates = rates.map(|rule| self.rated.1 + rule.interval);
-        let idle = Instant::now() + Duration::from_secs(60);
+        let idle = clock::now() + Duration::from_secs(60);
         [self.judge.next(), rates, self.quiet, self.regrow].into_iter().flatten().min().unwrap_or(idle)
     }
 
@@ -236,7 +237,7 @@ impl Keeper {
 
     /// Follows the endpoints of `set`, and nobody else.
     fn place(&mut self, set: &EndpointSet) {
-        let now = Instant::now();
+        let now = clock::now();
         let (members, gone) = self.slots.place(set, now);
         self.rated.0.resize(members.len(), (0, 0));
         for slot in gone {
@@ -274,19 +275,19 @@ impl Keeper {
         let Settings { fitness, protocol, proxy_protocol, .. } = &self.settings;
         self.checks.set(fitness.check.clone(), *protocol, *proxy_protocol);
         if !self.checks.is_on() {
-            let now = Instant::now();
+            let now = clock::now();
             self.layout.present().for_each(|(_, member)| _ = member.vitals.set_sick(false, now));
         }
         let back = self.judge.set(self.settings.fitness.ejection.clone());
-        self.let_in(&back, false, Instant::now());
-        self.rated = (self.counts(), Instant::now());
+        self.let_in(&back, false, clock::now());
+        self.rated = (self.counts(), clock::now());
         self.resolution.mark_changed();
     }
 
     /// Takes in what an endpoint said of its health.
     fn hear(&mut self, answer: checks::Answer) {
         let Some(change) = self.checks.take(answer) else { return };
-        let now = Instant::now();
+        let now = clock::now();
         let address = self.layout.member(change.slot).map(|member| member.facts.address.to_string());
         let address = address.unwrap_or_default();
         let mut news = change.vitals.set_sick(change.why.is_some(), now);
@@ -324,7 +325,7 @@ impl Keeper {
     /// Hears those who have reached a limit.
     fn judge(&mut self) {
         // When this is over, `look` hears them.
-        if self.quiet.is_some_and(|quiet| Instant::now() < quiet) {
+        if self.quiet.is_some_and(|quiet| clock::now() < quiet) {
             return;
         }
         let layout = self.layout.clone();
@@ -337,7 +338,7 @@ impl Keeper {
 
     /// Who of them has to stay; those who had to `before` are not counted again.
     fn accuse(&mut self, accused: &[(u32, Cause)], before: &HashSet<u32>) -> HashSet<u32> {
-        let now = Instant::now();
+        let now = clock::now();
         let layout = self.layout.clone();
         let total = layout.usable().count();
         let mut in_use = layout.usable().filter(|(_, member)| member.vitals.is_fit()).count();
@@ -385,7 +386,7 @@ impl Keeper {
 
     /// What is due by now.
     fn look(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         self.old.retain(|fleet| Arc::strong_count(fleet) > 1);
         let back = self.judge.returns(now);
         if !back.is_empty() {
@@ -445,7 +446,7 @@ impl Keeper {
 
     /// Builds the set anew and hands it out; `known` where discovery has news.
     fn publish(&mut self, known: Option<Known>) {
-        let now = Instant::now();
+        let now = clock::now();
         let fleet = Arc::new(Fleet::new(self.layout.clone(), self.settings.fitness.panic, self.ways(), now));
         let step = self.settings.fitness.slow_start.unwrap_or_default() / STEPS;
         self.regrow = fleet.grows.then(|| now + step.max(STEP));

@@ -19,6 +19,7 @@ mod table;
 pub use attempt::{Call, send};
 pub use board::Board;
 pub use checks::{Ask, Probe};
+pub use connect::{Network, lead_to};
 pub use endpoint::{Active, Endpoint};
 pub use fuse::{Fuses, Guard, Panel};
 pub use keeper::Keepers;

@@ -14,6 +14,7 @@ use super::connect::Connects;
 use super::picker::{Crew, Picker};
 use super::quota::{Quota, Quotas};
 use super::snapshot::EndpointStats;
+use crate::base::clock;
 use crate::base::timers::Timers;
 use crate::base::{self, EndpointSet, Protocol, ProxyError, ProxyProtocol, Reason, Resolution, UpstreamName};
 use crate::config::model::Locality;
@@ -164,7 +165,7 @@ impl Upstream {
     pub fn fixed(name: UpstreamName, endpoints: Vec<base::Endpoint>, metrics: &Metrics) -> Rc<Self> {
         let quota = Quota::unlimited(name.clone(), metrics);
         let connects = Connects::new(metrics.clone(), name.clone(), quota);
-        let now = Instant::now();
+        let now = clock::now();
         let set = EndpointSet { endpoints: endpoints.into(), source: FIXED, as_of: std::time::UNIX_EPOCH };
         let (members, _) = Slots::new(Watch::new(now)).place(&set, now);
         let layout = Arc::new(Layout::new(members, &Locality::default()));
@@ -247,7 +248,7 @@ impl Upstream {
             return Some(known);
         }
         let mut news = self.news.borrow().clone()?;
-        let mut timer = timers.at(Instant::now() + limit);
+        let mut timer = timers.at(clock::now() + limit);
         tokio::select! {
             _ = news.wait_for(|news| news.resolution != Known::Pending) => {}
             () = timer.fired() => {}

@@ -26,7 +26,7 @@ const TABLE: [(&str, &[&str]); 12] = [
 const SNAPSHOTS: [&str; 2] = ["upstream::snapshot", "discovery::snapshot"];
 
 /// They wire the others together and may name all of them.
-const WIRING: [&str; 7] = ["app", "runtime", "cli", "main", "lib", "dev", "run"];
+const WIRING: [&str; 8] = ["app", "runtime", "cli", "main", "lib", "dev", "run", "trial"];
 
 #[test]
 fn every_import_is_in_the_table() {

@@ -19,8 +19,8 @@ outbound:
 
 fn explained(request: &str) -> (Map<String, Value>, String) {
     let model = load_str("pillion.yaml", FILE, &Environment::of([("", ""); 0])).unwrap().model;
-    let asked: Asked = request.parse().unwrap();
-    let found = asked.find(&model);
+    let asked: Call = request.parse().unwrap();
+    let found = find(&asked, &model);
     let mut text = String::new();
     where_to(&mut text, &model, &found);
     if let Some(to) = &found.to {

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::{EXPECT, HeaderValue};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, Version, request, response};
@@ -19,6 +19,7 @@ use super::switch::Asked;
 use super::transport::NoHead;
 use super::{Incoming, Transport};
 use crate::base::Limits;
+use crate::base::clock;
 use crate::base::{ProxyError, Reason, Sent, Side};
 use crate::codec::guard::{self, ConnectionField, Framing};
 use crate::codec::{Body, Failed, Interim, SendContext, Stream};
@@ -213,7 +214,7 @@ impl Exchange<'_> {
     async fn run(&mut self, context: &SendContext<'_>) -> Result<response::Parts, ProxyError> {
         let mut timer = None;
         if matches!(self.state, Sending::Waits) {
-            timer = Some(context.timers.at(Instant::now() + CONTINUE_WAIT));
+            timer = Some(context.timers.at(clock::now() + CONTINUE_WAIT));
         }
         poll_fn(|cx| {
             if let Some(waiting) = &mut timer

@@ -13,6 +13,7 @@ use super::encode::{Broken, Encoder};
 use super::head;
 use super::transport::{Gone, NoHead};
 use super::{Incoming, Transport};
+use crate::base::clock;
 use crate::base::timers::Timer;
 use crate::base::{ProxyError, Reason};
 use crate::codec::guard::{self, Framing, RequestFacts};
@@ -41,7 +42,7 @@ pub async fn serve<H: Handler>(
     let mut connection = Connection {
         transport: Rc::new(Transport::new(stream)),
         timer: context.timers.timer(),
-        accepted: Instant::now(),
+        accepted: clock::now(),
         context,
         handler,
     };
@@ -84,7 +85,7 @@ impl<H: Handler> Connection<'_, H> {
     /// The next head. `Err(None)` means that the connection is over.
     async fn next_head(&mut self, first_byte: Option<Instant>) -> Result<request::Parts, Option<ProxyError>> {
         let limits = &self.context.limits;
-        self.timer.arm(Instant::now() + limits.connection_idle);
+        self.timer.arm(clock::now() + limits.connection_idle);
         let (mut begun, mut leaving) = (false, false);
         poll_fn(|cx| {
             match self.transport.poll_head(cx, limits, |head| head::parse_request(head, limits)) {
@@ -99,7 +100,7 @@ impl<H: Handler> Connection<'_, H> {
             }
             if !begun && !leaving && self.context.is_draining() {
                 leaving = true;
-                self.timer.arm(Instant::now() + FAREWELL);
+                self.timer.arm(clock::now() + FAREWELL);
             }
             self.timer.poll_fired(cx).map(|()| {
                 match (begun, leaving) {
@@ -136,7 +137,7 @@ impl<H: Handler> Connection<'_, H> {
             }
         };
         let exchange = Exchange {
-            received: Instant::now(),
+            received: clock::now(),
             authority,
             upgrade,
             interim: match version {
@@ -181,7 +182,7 @@ impl<H: Handler> Connection<'_, H> {
         let written = self.transport.written();
         if *ended_at != Some(written) {
             *ended_at = Some(written);
-            self.timer.arm(Instant::now() + HALF_CLOSED);
+            self.timer.arm(clock::now() + HALF_CLOSED);
         }
         self.timer.poll_fired(cx)
     }
@@ -247,7 +248,7 @@ impl<H: Handler> Connection<'_, H> {
                 let written = self.transport.written();
                 if stalled_at != Some(written) {
                     stalled_at = Some(written);
-                    self.timer.arm(Instant::now() + self.context.limits.body_idle);
+                    self.timer.arm(clock::now() + self.context.limits.body_idle);
                 }
                 if self.timer.poll_fired(cx).is_ready() {
                     self.handler.limited("body_idle");
@@ -282,7 +283,7 @@ impl<H: Handler> Connection<'_, H> {
         if shutdown.await.is_err() {
             return;
         }
-        self.timer.arm(Instant::now() + LINGER);
+        self.timer.arm(clock::now() + LINGER);
         let mut left = LINGER_BYTES;
         poll_fn(|cx| {
             while let Poll::Ready(length) = self.transport.poll_discard(cx) {

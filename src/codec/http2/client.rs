@@ -21,6 +21,7 @@ use super::kept::Kept;
 use super::send::{Broken, Sender};
 use super::{CONNECTION_WINDOW, GIVEN_UP, SEND_BUFFER, SMALL_FRAMES, STREAM_WINDOW, extended};
 use crate::base::Limits;
+use crate::base::clock;
 use crate::base::{ProxyError, Reason};
 use crate::codec::{Body, Stream};
 
@@ -92,7 +93,7 @@ impl Connection {
             closed: Cell::new(false),
             error: RefCell::default(),
             served: Cell::new(false),
-            last_used: Cell::new(Instant::now()),
+            last_used: Cell::new(clock::now()),
             given_up: Cell::new(0),
             task: Cell::new(None),
         });
@@ -240,7 +241,7 @@ impl Shared {
 impl InUse {
     fn begin(shared: &Rc<Shared>) -> Self {
         shared.active.set(shared.active.get() + 1);
-        shared.last_used.set(Instant::now());
+        shared.last_used.set(clock::now());
         Self { shared: shared.clone(), upload: None, over: false }
     }
 
@@ -267,7 +268,7 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         self.shared.active.set(self.shared.active.get() - 1);
-        self.shared.last_used.set(Instant::now());
+        self.shared.last_used.set(clock::now());
         if !self.over {
             self.shared.given_up();
         }

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::base::clock;
+
 /// How long the counts run before they begin anew.
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -100,7 +102,7 @@ impl<S> Counted<S> {
             allowed,
             exceeded: exceeded.clone(),
             scanner: Scanner { preface: 24, ..Scanner::default() },
-            since: Instant::now(),
+            since: clock::now(),
             control: 0,
             resets: 0,
             useful: 0,
@@ -140,7 +142,7 @@ impl<S> Counted<S> {
             return kept;
         }
         if self.since.elapsed() > WINDOW {
-            (self.since, self.control, self.resets, self.useful) = (Instant::now(), 0, 0, useful);
+            (self.since, self.control, self.resets, self.useful) = (clock::now(), 0, 0, useful);
             self.exceeded.0.earned.set(0);
         }
         self.control = self.control.saturating_add(control);

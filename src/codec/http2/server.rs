@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::batch::{Batch, batched};
 use super::floods::{Allowed, Counted, Exceeded};
 use super::{CONNECTION_WINDOW, GIVEN_UP, PENDING_RESETS, SEND_BUFFER, SMALL_FRAMES, STREAM_WINDOW, stream};
+use crate::base::clock;
 use crate::base::timers::Timer;
 use crate::codec::{Handler, ServerContext};
 
@@ -55,11 +56,11 @@ where
         () = timer.fired() => return handler.limited("header_timeout"),
     };
     let Ok(connection) = connection else { return };
-    let activity = Rc::new(Activity { streams: Cell::new(0), last: Cell::new(Instant::now()) });
-    timer.arm(Instant::now() + limits.connection_idle);
+    let activity = Rc::new(Activity { streams: Cell::new(0), last: Cell::new(clock::now()) });
+    timer.arm(clock::now() + limits.connection_idle);
     let server = Server {
         batch,
-        accepted: Instant::now(),
+        accepted: clock::now(),
         going: false,
         gone: false,
         connection,
@@ -126,7 +127,7 @@ where
                 self.handler.limited(limit);
                 self.gone = true;
                 self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                self.timer.arm(Instant::now() + GOODBYE);
+                self.timer.arm(clock::now() + GOODBYE);
             }
             if self.gone {
                 return match self.connection.poll_closed(cx) {
@@ -172,9 +173,9 @@ where
         }
         if (idle || old) && !self.going {
             self.go();
-            self.activity.last.set(Instant::now());
+            self.activity.last.set(clock::now());
         }
-        self.timer.arm(Instant::now() + limits.connection_idle.min(Duration::from_secs(30)));
+        self.timer.arm(clock::now() + limits.connection_idle.min(Duration::from_secs(30)));
         false
     }
 
@@ -188,7 +189,7 @@ impl Active {
     fn begin(activity: &Rc<Activity>, exceeded: &Exceeded) -> Self {
         activity.streams.set(activity.streams.get() + 1);
         let (activity, exceeded) = (activity.clone(), exceeded.clone());
-        Self { activity, exceeded, started: Instant::now(), answered: Cell::new(false) }
+        Self { activity, exceeded, started: clock::now(), answered: Cell::new(false) }
     }
 
     /// When it began.
@@ -204,7 +205,7 @@ impl Active {
 
 impl Drop for Active {
     fn drop(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         self.activity.streams.set(self.activity.streams.get() - 1);
         self.activity.last.set(now);
         if self.answered.get() || now.saturating_duration_since(self.started) > RAPID {

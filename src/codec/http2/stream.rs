@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -20,6 +19,7 @@ use super::send::{self, Sender};
 use super::server::Active;
 use super::tunnel::Tunnel;
 use super::{Incoming, extended};
+use crate::base::clock;
 use crate::base::timers::Timer;
 use crate::base::{ProxyError, Reason};
 use crate::codec::guard::{self, RequestFacts};
@@ -220,7 +220,7 @@ impl<H: Handler> Served<H> {
                 timer = None;
                 return Poll::Pending;
             };
-            let end = || Instant::now() + context.limits.stream_idle;
+            let end = || clock::now() + context.limits.stream_idle;
             let (stalled, since) = timer.get_or_insert_with(|| (context.timers.at(end()), at));
             if *since != at {
                 *since = at;

@@ -5,12 +5,13 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
 
 use super::super::stack::Call;
+use crate::base::clock;
 use crate::base::timers::Timer;
 use crate::base::{ProxyError, Reason};
 use crate::codec::Body;
@@ -28,12 +29,12 @@ impl Wait {
     pub fn new(call: &Rc<Call>) -> Self {
         let end = call.bounds.end.map(|end| call.timers().at(end));
         let idle = call.route.policy.idle_timeout;
-        Self { call: call.clone(), end, quiet: call.timers().at(Instant::now() + idle), idle }
+        Self { call: call.clone(), end, quiet: call.timers().at(clock::now() + idle), idle }
     }
 
     /// The next frame of `body`.
     pub async fn frame(&mut self, body: &mut Body) -> Option<Result<Frame<Bytes>, ProxyError>> {
-        self.quiet.arm(Instant::now() + self.idle);
+        self.quiet.arm(clock::now() + self.idle);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
                 return Poll::Ready(frame);

@@ -11,7 +11,7 @@ mod side;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::frames::Follower;
 use self::side::Side;
@@ -20,6 +20,7 @@ use super::router::Route;
 use super::stack::Call;
 use super::worker::Worker;
 use crate::base::Reason;
+use crate::base::clock;
 use crate::codec::{Stream, is_websocket};
 use crate::telemetry::names;
 
@@ -59,7 +60,7 @@ impl Upgraded {
             None => Reason::ShuttingDown,
         };
         self.route.metrics.failed(why);
-        let mut timer = self.worker.timers.at(Instant::now() + FAREWELL);
+        let mut timer = self.worker.timers.at(clock::now() + FAREWELL);
         let mask = fastrand::u32(..).to_be_bytes();
         let close = async { tokio::join!(close(&caller, None), close(&upstream, Some(mask))) };
         tokio::select! {
@@ -82,7 +83,7 @@ impl Upgraded {
         if end.is_none() {
             caller.stop();
             upstream.stop();
-            let mut timer = timers.at(Instant::now() + FRAMES);
+            let mut timer = timers.at(clock::now() + FRAMES);
             poll_fn(|cx| {
                 let ended = relay.as_mut().poll(cx).is_ready();
                 if ended || (caller.has_stopped() && upstream.has_stopped()) {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::{Away, Endpoint, FIRST_AWAY, LONGEST_AWAY, UNABLE};
+use crate::base::clock;
 use crate::policy::outcome::Class;
 use crate::upstream::fuse::Guard;
 
@@ -77,7 +78,7 @@ impl Active {
     /// Says how the call went to who else hears of it.
     pub fn tell(&self, class: Class) {
         if let Some(guard) = self.guard.take() {
-            guard.tell(class, Instant::now());
+            guard.tell(class, clock::now());
         }
     }
 
@@ -113,7 +114,7 @@ impl Drop for Active {
         endpoint.active.set(endpoint.active.get() - 1);
         if !self.told.get() {
             // Whoever waited gave up: it takes at least this long.
-            let now = Instant::now();
+            let now = clock::now();
             let waited = now.saturating_duration_since(self.started);
             if endpoint.latency.get().latency().is_none_or(|known| waited > known) {
                 endpoint.observe(now, waited);

@@ -1,38 +1,30 @@
-//! A request as one writes it on a command line, and which route of the files
-//! takes it.
+//! A request as one writes it on a command line or in a test of policies.
 
 use std::str::FromStr;
 
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, request};
 
-use crate::base::{Authority, UpstreamName};
-use crate::config::Model;
-use crate::config::model::Route;
-use crate::policy::routes::{Matcher, Miss, upstream_of};
+use crate::base::{Authority, grpc};
 
 /// A request that nobody sends.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub struct Call {
     /// Its head.
-    pub(super) head: request::Parts,
+    pub head: request::Parts,
     /// The service that it is for; `None` for a call to the fronted service.
-    pub(super) to: Option<Authority>,
+    pub to: Option<Authority>,
     /// As it was written, shortened to one form.
-    pub(super) text: String,
+    pub text: String,
 }
 
-/// Where a request goes.
-pub(super) struct Found<'m> {
-    /// The called service; `None` for the fronted one.
-    pub(super) to: Option<UpstreamName>,
-    /// The route that takes it; without one, what applies to the rest.
-    pub(super) route: Option<&'m Route>,
-    /// The other routes to the same place, and why not they.
-    pub(super) others: Vec<(&'m Route, String)>,
+impl PartialEq for Call {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.text, &self.head.headers) == (&other.text, &other.head.headers)
+    }
 }
 
-impl FromStr for Asked {
+impl FromStr for Call {
     type Err = String;
 
     /// Reads `[METHOD] http://users/path`, `[METHOD] /path` for a call to the
@@ -53,18 +45,18 @@ impl FromStr for Asked {
 const USAGE: &str = "write it like `GET http://users/v1/users`, `grpc pay pay.v1.Pay/Charge`, \
     or `GET /v1/orders` for a call to the service itself";
 
-impl Asked {
+impl Call {
     fn grpc(to: Option<&str>, method: &str) -> Result<Self, String> {
         let method = method.trim_start_matches('/');
         if !method.split_once('/').is_some_and(|(service, name)| !service.is_empty() && !name.is_empty()) {
             return Err(format!("`{method}` is no gRPC method: {USAGE}"));
         }
         let to = to.map(authority).transpose()?;
-        let mut asked = Self::of("POST", &format!("/{method}"), to)?;
-        asked.head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        let to = asked.to.as_ref().map_or(String::new(), |to| format!("{to} "));
-        asked.text = format!("grpc {to}{method}");
-        Ok(asked)
+        let mut call = Self::of("POST", &format!("/{method}"), to)?;
+        call.head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let to = call.to.as_ref().map_or(String::new(), |to| format!("{to} "));
+        call.text = format!("grpc {to}{method}");
+        Ok(call)
     }
 
     fn http(method: &str, target: &str) -> Result<Self, String> {
@@ -98,35 +90,24 @@ impl Asked {
         Ok(Self { head, to, text })
     }
 
+    /// Whether it is one of gRPC.
+    pub fn is_grpc(&self) -> bool {
+        grpc::is_call(&self.head)
+    }
+
+    /// The same without the headers that were added.
+    pub fn without_headers(&self) -> Self {
+        self.text.parse().unwrap_or_else(|_| self.clone())
+    }
+
     /// Adds a header, written like `x-user: alice`.
-    pub(super) fn add(&mut self, header: &str) -> Result<(), String> {
+    pub fn add(&mut self, header: &str) -> Result<(), String> {
         let wrong = || format!("`{header}` is no header: write it like `x-user: alice`");
         let (name, value) = header.split_once(':').ok_or_else(wrong)?;
         let name = HeaderName::from_str(name.trim()).map_err(|_| wrong())?;
         let value = HeaderValue::from_str(value.trim()).map_err(|_| wrong())?;
         self.head.headers.append(name, value);
         Ok(())
-    }
-
-    /// Where it goes by the files of `model`.
-    pub(super) fn find<'m>(&self, model: &'m Model) -> Found<'m> {
-        let named = |name: &str| {
-            let is = |one: &UpstreamName| one.as_str() == name;
-            model.upstreams.keys().any(is)
-                || model.outbound.iter().any(|route| route.to.as_ref().is_some_and(is))
-        };
-        let to = self.to.as_ref().map(|to| UpstreamName::new(&upstream_of(to, named)));
-        let list = if to.is_some() { &model.outbound } else { &model.inbound };
-        let routes: Vec<&Route> = list.iter().filter(|route| route.to == to).collect();
-        let matcher = Matcher::new(routes.iter().map(|route| route.pattern.clone()).zip(0..));
-        let given = self.head.headers.get(HOST).and_then(Authority::of);
-        let host = given.as_ref().map_or("", Authority::host);
-        let route = matcher.find(&self.head, host);
-        let why =
-            |miss: Option<Miss<'_>>| miss.map_or_else(|| "less specific".to_owned(), |miss| miss.to_string());
-        let others = matcher.look(&self.head, host).filter(|(index, _)| Some(*index) != route);
-        let others = others.map(|(index, miss)| (routes[index], why(miss))).collect();
-        Found { route: route.map(|index| routes[index]), others, to }
     }
 }
 
@@ -137,9 +118,8 @@ fn authority(text: &str) -> Result<Authority, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Environment, load_str};
 
-    fn asked(text: &str) -> Asked {
+    fn call(text: &str) -> Call {
         text.parse().unwrap()
     }
 
@@ -154,7 +134,7 @@ mod tests {
             ("grpc pay pay.v1.Pay/Charge", "grpc pay pay.v1.Pay/Charge"),
             ("grpc /pay.v1.Pay/Charge", "grpc pay.v1.Pay/Charge"),
         ] {
-            assert_eq!(asked(text).text, shown);
+            assert_eq!(call(text).text, shown);
         }
         for wrong in [
             "",
@@ -166,32 +146,8 @@ mod tests {
             "grpc Charge",
             "http://a b/",
         ] {
-            assert!(wrong.parse::<Asked>().is_err(), "{wrong}");
+            assert!(wrong.parse::<Call>().is_err(), "{wrong}");
         }
-        assert!(asked("/").add("x-user").is_err());
-    }
-
-    #[test]
-    fn the_route_is_that_which_the_sidecar_takes() {
-        let file = "
-version: 1
-service: {name: front, port: 8080}
-inbound: [{route: 'GET /v1/{kind}'}]
-outbound:
-  - to: users
-  - {to: users, route: 'GET /v1/users/{id}', timeout: 1s}
-  - {to: users, route: '/v1/**', headers: {x-user: alice}}
-  - {to: users, route: '/v1/**'}
-";
-        let model = load_str("pillion.yaml", file, &Environment::of([("", ""); 0])).unwrap().model;
-        let mut call = asked("POST http://users:80/v1/users/7");
-        let found = call.find(&model);
-        assert_eq!(found.route.map(|route| route.pattern.headers.len()), Some(0));
-        let why: Vec<&str> = found.others.iter().map(|(_, why)| why.as_str()).collect();
-        assert_eq!(why, ["another method", "the header `x-user`"]);
-        call.add("X-User: alice").unwrap();
-        assert_eq!(call.find(&model).route.map(|route| route.pattern.headers.len()), Some(1));
-        assert!(asked("http://others/").find(&model).route.is_none());
-        assert!(asked("/v1/orders").find(&model).route.is_some());
+        assert!(call("/").add("x-user").is_err());
     }
 }
