@@ -52,6 +52,8 @@ const CONNECT: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(1);
 /// The first and the longest pause before it is tried again, when it is not there.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// So many looks in a row may go unanswered before the connection is left.
+const SILENT: u32 = 2;
 /// How long a look may take whose answer no longer counts.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -70,6 +72,8 @@ struct Link {
     there: Cell<bool>,
     /// Answers in a row that came too late.
     late: Cell<u32>,
+    /// Looks in a row that were not answered.
+    silent: Cell<u32>,
 }
 
 /// What Redis said of one call.
@@ -107,6 +111,7 @@ impl Redis {
             connection: RefCell::default(),
             there: Cell::new(false),
             late: Cell::new(0),
+            silent: Cell::new(0),
         });
         let keeper = spawn_local(keep(link.clone()));
         Some(Self { link, keeper })
@@ -155,11 +160,12 @@ impl Drop for Redis {
 }
 
 impl Link {
+    /// Also what Redis itself refuses, such as to write on a replica: another
+    /// connection may lead elsewhere.
     fn failed(&self, error: &RedisError) {
-        if error.is_unrecoverable_error() || error.is_io_error() {
-            self.there.set(false);
-            *self.connection.borrow_mut() = None;
-        }
+        tracing::debug!(%error, "Redis did not count a call");
+        self.there.set(false);
+        *self.connection.borrow_mut() = None;
     }
 
     /// Whether Redis answers in time, on a connection that is made if need be.
@@ -175,10 +181,19 @@ impl Link {
         let begun = Instant::now();
         let answer = by(begun + PATIENCE, redis::cmd("PING").query_async::<String>(&mut connection)).await;
         match &answer {
-            Some(Ok(_)) => *self.connection.borrow_mut() = Some(connection),
+            Some(Ok(_)) => {
+                self.silent.set(0);
+                *self.connection.borrow_mut() = Some(connection);
+            }
             Some(Err(error)) => self.failed(error),
-            // It hangs; the connection may still be good.
-            None => {}
+            // It hangs; the connection may still be good, but not for ever.
+            None => {
+                self.silent.set(self.silent.get() + 1);
+                if self.silent.get() >= SILENT {
+                    self.silent.set(0);
+                    *self.connection.borrow_mut() = None;
+                }
+            }
         }
         matches!(answer, Some(Ok(_))) && begun.elapsed() <= self.timeout
     }

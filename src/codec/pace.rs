@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::base::clock;
 use crate::base::timers::{Timer, Timers};
@@ -17,6 +17,8 @@ pub struct Moved(Rc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     count: Cell<u64>,
+    /// When the last part came.
+    last: Cell<Option<Instant>>,
     /// A pause is no failure any more.
     forever: Cell<bool>,
     /// Whoever reads the body waits for the caller.
@@ -36,6 +38,11 @@ impl Moved {
     /// Parts so far.
     pub fn count(&self) -> u64 {
         self.0.count.get()
+    }
+
+    /// When the last part came, if one has.
+    pub fn last(&self) -> Option<Instant> {
+        self.0.last.get()
     }
 
     /// Whether the caller's next part is waited for: then it is not the service
@@ -66,6 +73,7 @@ impl Pace {
     pub fn moved(&mut self) {
         self.timer = None;
         self.moved.0.awaited.set(false);
+        self.moved.0.last.set(Some(clock::now()));
         self.moved.0.count.set(self.moved.0.count.get() + 1);
     }
 

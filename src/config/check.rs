@@ -75,7 +75,7 @@ pub(super) fn kind_of(path: &Path) -> Which {
     if has("services") {
         return Which::Dev;
     }
-    match (has("inbound") || has("outbound")) && !has("service") {
+    match ["inbound", "outbound", "tests"].into_iter().any(has) && !has("service") {
         true => Which::Policy,
         false => Which::Main,
     }

@@ -46,7 +46,7 @@ impl Latencies {
         let bucket = &mut self.now.buckets[bucket(latency)];
         *bucket = bucket.saturating_add(1);
         self.now.all = self.now.all.saturating_add(1);
-        self.fresh += 1;
+        self.fresh = self.fresh.saturating_add(1);
         if self.fresh >= AGAIN {
             self.said = None;
         }

@@ -85,6 +85,8 @@ impl Failures {
     /// failure: see [`Class`].
     pub fn class(&self, outcome: Outcome<'_>) -> Class {
         match outcome {
+            // By its caller's own haste, whatever the route takes for a failure.
+            Outcome::Head(_, headers) if is_late(headers) => Class::Nothing,
             Outcome::Head(status, headers) => match code(status, headers) {
                 Some(code) => self.class_of_code(code),
                 None => self.agreed(class_of_status(status), self.has_status(status)),

@@ -111,7 +111,8 @@ pub fn find<'m>(call: &Call, model: &'m Model) -> Found<'m> {
     let routes: Vec<&Route> = list.iter().filter(|route| route.to == to).collect();
     let matcher = Matcher::new(routes.iter().map(|route| route.pattern.clone()).zip(0..));
     let given = call.head.headers.get(HOST).and_then(Authority::of);
-    let host = given.as_ref().map_or("", Authority::host);
+    // Whoever calls the service itself names it.
+    let host = given.as_ref().map_or(if to.is_some() { "" } else { model.service.name.as_str() }, Authority::host);
     let route = matcher.find(&call.head, host);
     let why =
         |miss: Option<Miss<'_>>| miss.map_or_else(|| "less specific".to_owned(), |miss| miss.to_string());
@@ -189,7 +190,7 @@ fn takes_query(name: &str, wanted: &ValueMatch, query: &str) -> bool {
 
 /// Percent-escapes resolved (RFC 3986, section 2.1), so that a route can't be
 /// avoided by writing `%75sers`. An escape that is none stays as it is.
-fn decoded(text: &str) -> Cow<'_, [u8]> {
+pub fn decoded(text: &str) -> Cow<'_, [u8]> {
     let bytes = text.as_bytes();
     if !bytes.contains(&b'%') {
         return Cow::Borrowed(bytes);

@@ -24,7 +24,7 @@ pub fn admit(call: &Call, slot: usize) -> Result<(), ProxyError> {
 pub fn answered(call: &Call, slot: usize, active: &Active, response: &Response<Body>) {
     let guard = call.guards.borrow_mut()[slot].take();
     let Some(guard) = guard else { return };
-    guard.answered(clock::now());
+    guard.answered(clock::now(), call.upload().and_then(|upload| upload.last()));
     active.hold(guard);
     let (status, headers) = (response.status(), response.headers());
     if !outcome::is_open(status, headers) {

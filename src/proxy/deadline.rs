@@ -50,7 +50,7 @@ pub struct Patience {
     /// How long nothing may move.
     quiet: Duration,
     /// The request's body, and how far it had come when the timer fired last.
-    moved: Option<(Moved, u64)>,
+    moved: Option<Moved>,
     /// What it is when nothing has moved for so long.
     reason: Reason,
 }
@@ -89,14 +89,13 @@ impl Patience {
             end: bounds.end,
             caller: bounds.caller,
             quiet: bounds.wait,
-            moved: moved.map(|moved| (moved, 0)),
+            moved,
             reason: if bounds.idle { Reason::StreamIdle } else { Reason::Timeout },
         }
     }
 
     /// What `retry.per_try` says of an attempt.
     pub fn per_try(limit: Duration, moved: Option<Moved>) -> Self {
-        let moved = moved.map(|moved| (moved, 0));
         Self { end: None, caller: None, quiet: limit, moved, reason: Reason::PerTryTimeout }
     }
 
@@ -105,12 +104,12 @@ impl Patience {
         if self.end.is_some_and(|end| now >= end) {
             return Err(self.over(Reason::Timeout, policy));
         }
-        match &mut self.moved {
-            Some((moved, before)) if moved.count() > *before => *before = moved.count(),
-            _ => return Err(self.over(self.reason, policy)),
+        // From the last part of the request's body on.
+        let next = self.moved.as_ref().and_then(Moved::last).map(|last| last + self.quiet);
+        match next.filter(|next| *next > now) {
+            Some(next) => Ok(self.end.map_or(next, |end| end.min(next))),
+            None => Err(self.over(self.reason, policy)),
         }
-        let next = now + self.quiet;
-        Ok(self.end.map_or(next, |end| end.min(next)))
     }
 
     fn over(&self, reason: Reason, policy: &RoutePolicy) -> ProxyError {
@@ -177,35 +176,51 @@ mod tests {
         RoutePolicy { timeout, idle_timeout: Duration::from_secs(idle), ..RoutePolicy::default() }
     }
 
-    #[test]
-    fn a_whole_timeout_ends_the_wait_and_a_head_timeout_waits_for_what_moves() {
-        let start = Instant::now();
+    async fn later(seconds: u64) {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_whole_timeout_ends_the_wait_and_a_head_timeout_waits_for_what_moves() {
+        let start = clock::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut pace = Pace::new(Timers::new(), None);
+        later(3).await;
+        pace.moved();
         let whole = policy(Timeout::Whole(Duration::from_secs(10)), 60);
         let mut patience = waiting(&whole, start, Some(pace.counter()));
-        pace.moved();
         assert_eq!(patience.on(at(10), &whole).unwrap_err().reason, Reason::Timeout);
         let head = policy(Timeout::Head(Duration::from_secs(10)), 60);
         let mut patience = waiting(&head, start, Some(pace.counter()));
-        assert_eq!(patience.on(at(10), &head).unwrap(), at(20), "the body has moved");
-        assert_eq!(patience.on(at(20), &head).unwrap_err().reason, Reason::Timeout);
+        assert_eq!(patience.on(at(10), &head).unwrap(), at(13), "from when the request was there");
+        assert_eq!(patience.on(at(13), &head).unwrap_err().reason, Reason::Timeout);
     }
 
-    #[test]
-    fn silence_is_told_from_slowness() {
-        let start = Instant::now();
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_told_from_slowness() {
+        let start = clock::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut pace = Pace::new(Timers::new(), None);
-        let whole = policy(Timeout::Whole(Duration::from_secs(10)), 4);
+        let whole = policy(Timeout::Whole(Duration::from_secs(10)), 5);
         let mut patience = waiting(&whole, start, Some(pace.counter()));
+        later(3).await;
         pace.moved();
-        assert_eq!(patience.on(at(4), &whole).unwrap(), at(8));
+        assert_eq!(patience.on(at(5), &whole).unwrap(), at(8));
+        later(3).await;
         pace.moved();
         assert_eq!(patience.on(at(8), &whole).unwrap(), at(10), "not beyond the end");
         let mut patience = waiting(&whole, start, None);
-        assert_eq!(patience.on(at(4), &whole).unwrap_err().reason, Reason::StreamIdle);
-        let mut one = Patience::per_try(Duration::from_secs(1), None);
-        assert_eq!(one.on(at(1), &whole).unwrap_err().reason, Reason::PerTryTimeout);
+        assert_eq!(patience.on(at(5), &whole).unwrap_err().reason, Reason::StreamIdle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_was_there_at_once_makes_no_try_longer() {
+        let start = clock::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut pace = Pace::new(Timers::new(), None);
+        pace.moved();
+        let policy = policy(Timeout::Whole(Duration::from_secs(10)), 60);
+        let mut one = Patience::per_try(Duration::from_secs(1), Some(pace.counter()));
+        assert_eq!(one.on(at(1), &policy).unwrap_err().reason, Reason::PerTryTimeout);
     }
 }

@@ -12,7 +12,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::stack::{Attempt, Call};
 use crate::base::clock;
-use crate::base::{ProxyError, grpc};
+use crate::base::{ProxyError, Sent, grpc};
 use crate::codec::{Body, Upgrade};
 use crate::config::model::Hedge;
 use crate::policy::outcome::{Class, Outcome};
@@ -130,7 +130,8 @@ where
                 Ok(response) => Outcome::Head(response.status(), response.headers()),
                 Err(error) => Outcome::Failed(error),
             };
-            let good = is_good(&self.call, outcome);
+            // What we refuse ourselves is no answer to take while another is waited for.
+            let good = answered.is_ok() && is_good(&self.call, outcome);
             if good || self.running.is_empty() {
                 self.tell(good && hedge);
                 return Poll::Ready(if good { answered } else { self.worse(answered) });
@@ -141,11 +142,13 @@ where
         Poll::Pending
     }
 
-    /// Of this failure and the one before, the one that says more.
+    /// Of this failure and the one before, the one that says more: an answer,
+    /// then what may have been sent, then what came first.
     fn worse(&mut self, answered: Answered) -> Answered {
-        match self.failed.take() {
-            Some(before) if answered.is_err() => before,
-            _ => answered,
+        match (self.failed.take(), answered) {
+            (Some(Err(before)), Err(now)) if before.sent == Sent::No && now.sent != Sent::No => Err(now),
+            (Some(before), Err(_)) => before,
+            (_, answered) => answered,
         }
     }
 

@@ -41,6 +41,11 @@ pub fn keep_path(route: &Route, head: &mut request::Parts) {
     }
 }
 
+/// The call meets a route by the path that it has now.
+pub fn forget_path(head: &mut request::Parts) {
+    head.extensions.remove::<FirstPath>();
+}
+
 /// The layer's service.
 pub struct RateLimits<S> {
     inner: S,
@@ -155,6 +160,8 @@ async fn ask(call: Rc<Call>, mut fields: Fields) -> Result<Fields, ProxyError> {
     let ledger = call.worker().ledger();
     let begun = clock::now();
     let until = begun + ledger.as_ref().map_or(Duration::ZERO, |ledger| ledger.timeout());
+    // Nor longer than the call itself may take.
+    let until = call.bounds.end.map_or(until, |end| until.min(end));
     let limits = call.route.policy.rate_limits.iter().zip(&call.route.rates);
     for (limit, rated, share, shared) in limits
         .filter_map(|(limit, rated)| Some((limit, rated, rated.share.as_ref()?, limit.shared.as_ref()?)))

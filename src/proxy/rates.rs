@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use metrics::{Counter, Gauge, Histogram};
 
 use super::ledger::{Ledger, Ledgers, Lost};
-use crate::config::model::{self, Place, RateLimit, RateServer};
+use crate::config::model::{self, Place, Quota, RateLimit, RateServer};
 use crate::policy::rate::{Limiter, Verdict};
 use crate::telemetry::record::Direction;
 use crate::telemetry::{Metrics, names};
@@ -23,6 +23,9 @@ pub struct Rates(Arc<Shared>);
 
 struct Shared {
     all: Mutex<HashMap<(Place, Arc<str>), Known>>,
+    parts: Mutex<Vec<Weak<Part>>>,
+    /// So many sidecars shared the limits of a name when they were counted last.
+    counts: Mutex<HashMap<Arc<str>, u32>>,
     metrics: Metrics,
     service: String,
     ledgers: Ledgers,
@@ -50,11 +53,17 @@ pub struct Rated {
     told: AtomicU64,
 }
 
+/// What a sidecar lets pass of a limit that is shared while nobody counts for
+/// all: one for all places that name it.
+struct Part {
+    shared: model::Shared,
+    quota: Quota,
+    limiter: ArcSwap<Limiter>,
+}
+
 /// A sidecar's part of a limit that is shared, and how the server was asked.
 pub struct Share {
-    shared: model::Shared,
-    sidecars: AtomicU32,
-    limiter: ArcSwap<Limiter>,
+    part: Arc<Part>,
     /// Calls that the server decided.
     pub answered: Counter,
     gone: Counter,
@@ -65,18 +74,16 @@ pub struct Share {
 }
 
 impl Share {
-    fn new(shared: &model::Shared, limit: &RateLimit, metrics: &Metrics, now: Instant) -> Self {
-        let result = |result| metrics.counter(&names::RATE_LIMIT_SHARED, &[&shared.name, result]);
-        let part = shared.fallback.unwrap_or(1.0);
+    fn new(part: Arc<Part>, metrics: &Metrics) -> Self {
+        let name = part.shared.name.clone();
+        let result = |result| metrics.counter(&names::RATE_LIMIT_SHARED, &[&name, result]);
         Self {
-            shared: shared.clone(),
-            sidecars: AtomicU32::new(1),
-            limiter: ArcSwap::from_pointee(Limiter::new(limit.quota.part(part), now)),
+            part,
             answered: result("answered"),
             gone: result("gone"),
             late: result("late"),
             failed: result("failed"),
-            waited: metrics.histogram(&names::RATE_LIMIT_SHARED_WAIT, &[&shared.name]),
+            waited: metrics.histogram(&names::RATE_LIMIT_SHARED_WAIT, &[&name]),
         }
     }
 
@@ -87,7 +94,7 @@ impl Share {
             Lost::Late => self.late.increment(1),
             Lost::Failed => self.failed.increment(1),
         }
-        self.limiter.load().take(value, now)
+        self.part.limiter.load().take(value, now)
     }
 }
 
@@ -95,7 +102,8 @@ impl Rates {
     /// No limits as yet. `service` is the fronted one; `ledgers` makes the way to
     /// the server that counts for all sidecars.
     pub fn new(metrics: Metrics, service: &str, ledgers: Ledgers) -> Self {
-        Self(Arc::new(Shared { all: Mutex::default(), metrics, service: service.to_owned(), ledgers }))
+        let (all, parts, counts) = Default::default();
+        Self(Arc::new(Shared { all, parts, counts, metrics, service: service.to_owned(), ledgers }))
     }
 
     /// A worker's way to a server.
@@ -105,22 +113,42 @@ impl Rates {
 
     /// The names of the limits that are shared.
     pub fn shared(&self) -> BTreeSet<Arc<str>> {
-        let all = self.0.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let rated = all.values().filter_map(|known| known.rated.upgrade());
-        rated.filter_map(|rated| Some(rated.share.as_ref()?.shared.name.clone())).collect()
+        let parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.iter().filter_map(Weak::upgrade).map(|part| part.shared.name.clone()).collect()
     }
 
     /// So many sidecars share the limits of this name.
     pub fn sharing(&self, name: &str, sidecars: u32, now: Instant) {
-        let all = self.0.all.lock().unwrap_or_else(PoisonError::into_inner);
-        for rated in all.values().filter_map(|known| known.rated.upgrade()) {
-            let Some(share) = &rated.share else { continue };
-            let equal = share.shared.fallback.is_none() && *share.shared.name == *name;
-            if equal && share.sidecars.swap(sidecars.max(1), Ordering::Relaxed) != sidecars.max(1) {
-                let part = rated.limiter.quota().part(1.0 / f64::from(sidecars.max(1)));
-                share.limiter.store(Arc::new(Limiter::new(part, now)));
-            }
+        let parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let sidecars = sidecars.max(1);
+        let before =
+            self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into(), sidecars);
+        if before.unwrap_or(1) == sidecars {
+            return;
         }
+        let equal = |part: &Arc<Part>| part.shared.fallback.is_none() && *part.shared.name == *name;
+        for part in parts.iter().filter_map(Weak::upgrade).filter(equal) {
+            let quota = part.quota.part(1.0 / f64::from(sidecars));
+            part.limiter.store(Arc::new(Limiter::new(quota, now)));
+        }
+    }
+
+    /// This sidecar's part of a limit that is shared: by the last count, also
+    /// where a reload comes while nobody can count.
+    fn part(&self, shared: &model::Shared, quota: &Quota, now: Instant) -> Arc<Part> {
+        let mut parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.retain(|part| part.strong_count() > 0);
+        let same = |part: &Arc<Part>| part.shared == *shared && part.quota == *quota;
+        if let Some(part) = parts.iter().filter_map(Weak::upgrade).find(same) {
+            return part;
+        }
+        let counts = self.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let sidecars = counts.get(&shared.name).copied().unwrap_or(1);
+        let share = shared.fallback.unwrap_or(1.0 / f64::from(sidecars));
+        let limiter = ArcSwap::from_pointee(Limiter::new(quota.part(share), now));
+        let part = Arc::new(Part { shared: shared.clone(), quota: quota.clone(), limiter });
+        parts.push(Arc::downgrade(&part));
+        part
     }
 
     /// The limit for `limit`: what it was, as long as its quota is the same.
@@ -130,7 +158,7 @@ impl Rates {
         let known = all.get(&key).and_then(|known| known.rated.upgrade());
         let same = |rated: &Arc<Rated>| {
             *rated.limiter.quota() == limit.quota
-                && rated.share.as_ref().map(|share| &share.shared) == limit.shared.as_ref()
+                && rated.share.as_ref().map(|share| &share.part.shared) == limit.shared.as_ref()
         };
         if let Some(rated) = known.filter(same) {
             return rated;
@@ -156,7 +184,7 @@ impl Rates {
         for (rated, keys) in held {
             let left = match &rated.share {
                 None => rated.limiter.sweep(now),
-                Some(share) => share.limiter.load().sweep(now),
+                Some(share) => share.part.limiter.load().sweep(now),
             };
             keys.set(left.keys as f64);
             // Another part begins anew.
@@ -177,7 +205,10 @@ impl Rates {
         };
         let rated = Rated {
             limiter: Limiter::new(limit.quota.clone(), now),
-            share: limit.shared.as_ref().map(|shared| Share::new(shared, limit, metrics, now)),
+            share: limit.shared.as_ref().map(|shared| {
+                let part = self.part(shared, &limit.quota, now);
+                Share::new(part, metrics)
+            }),
             refused: limited("enforce"),
             shadowed: limited("shadow"),
             overflow: metrics.counter(&names::RATE_LIMIT_OVERFLOW, &labels),

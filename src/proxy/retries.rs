@@ -142,6 +142,10 @@ fn next(
         return Next::Done;
     }
     let now = clock::now();
+    // The answer at hand is better than a refusal.
+    if call.route.panel.as_ref().is_some_and(|panel| !panel.allows_route(now)) {
+        return Next::Stop("circuit");
+    }
     let failure = Failure {
         outcome,
         attempts,

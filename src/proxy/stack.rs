@@ -240,7 +240,7 @@ impl Call {
     pub fn cut(&self, error: &ProxyError) {
         let callers = self.bounds.caller.is_some() && error.reason == Reason::Timeout;
         self.settle(|| match self.route.policy.failures.class(Outcome::Failed(error)) {
-            _ if callers => Class::Good,
+            _ if callers => Class::Nothing,
             // It was not silent: its answer had begun.
             Class::Silent => Class::Server,
             class => class,

@@ -70,7 +70,7 @@ names! {
         "Attempts beside the first one of a call, by what made them necessary.";
     /// Attempts that were not made.
     RETRIES_SKIPPED = Counter "pillion_retries_skipped_total" ["upstream", "why"]
-        "Failures that `retry` names and that were passed on: max, budget, deadline, pushback, method, body, begun.";
+        "Failures that `retry` names and that were passed on: max, budget, deadline, pushback, method, body, circuit, begun.";
     /// Faults made on purpose.
     FAULTS = Counter "pillion_faults_total" ["upstream", "kind"]
         "Calls that a `fault` has struck: delay, abort. One that waits and is then aborted counts twice.";

@@ -7,6 +7,7 @@ mod judge;
 mod service;
 mod world;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::base::Origin;
@@ -16,6 +17,9 @@ use crate::config::model::Test;
 /// Where the world's random choices begin, so that a test goes the same way
 /// each time.
 const SEED: u64 = 1;
+
+/// Where the fronted service is, where the files do not say it.
+const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 /// What a test found wrong.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,7 +42,12 @@ pub fn run(model: &Arc<Model>, test: &Test) -> Result<(), Failure> {
         seen: Vec::new(),
     })?;
     let local = tokio::task::LocalSet::new();
-    let ended = local.block_on(&runtime, world::run(model.clone(), test));
+    let mut model = model.clone();
+    if model.service.address.is_none() {
+        // A policy file by itself does not say where the service listens.
+        Arc::make_mut(&mut model).service.address = Some(SERVICE);
+    }
+    let ended = local.block_on(&runtime, world::run(model, test));
     // Tasks end before the runtime whose timers they hold.
     drop(local);
     ended

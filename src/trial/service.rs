@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -34,7 +34,17 @@ pub struct Services {
     script: RefCell<Script>,
     names: RefCell<BTreeMap<SocketAddr, UpstreamName>>,
     timers: RefCell<Option<Timers>>,
+    sessions: RefCell<Vec<Weak<Line>>>,
     start: Instant,
+}
+
+/// A connection, as far as others are concerned.
+#[derive(Default)]
+struct Line {
+    /// Ends it at once.
+    cut: Notify,
+    /// Calls at hand.
+    busy: Cell<u32>,
 }
 
 #[derive(Default)]
@@ -64,8 +74,7 @@ pub struct Seen {
 struct Session {
     services: Rc<Services>,
     address: SocketAddr,
-    /// Ends the connection at once.
-    cut: Rc<Notify>,
+    line: Rc<Line>,
 }
 
 impl Services {
@@ -75,6 +84,7 @@ impl Services {
             script: RefCell::default(),
             names: RefCell::default(),
             timers: RefCell::default(),
+            sessions: RefCell::default(),
             start: clock::now(),
         })
     }
@@ -90,9 +100,28 @@ impl Services {
     }
 
     /// What becomes of attempts from now on.
-    pub fn follow(&self, outcomes: Vec<Outcome>) {
-        let mut script = self.script.borrow_mut();
-        (script.outcomes, script.next) = (outcomes, 0);
+    pub fn follow(self: &Rc<Self>, outcomes: Vec<Outcome>) {
+        {
+            let mut script = self.script.borrow_mut();
+            (script.outcomes, script.next) = (outcomes, 0);
+        }
+        self.leave_if_refusing();
+    }
+
+    /// A service that refuses connections has none: those without a call end.
+    fn leave_if_refusing(self: &Rc<Self>) {
+        if self.next() != Outcome::Connect {
+            return;
+        }
+        let services = self.clone();
+        spawn_local(async move {
+            // The answer at hand is written first.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let mut sessions = services.sessions.borrow_mut();
+            sessions.retain(|line| line.strong_count() > 0);
+            let idle = sessions.iter().filter_map(Weak::upgrade).filter(|line| line.busy.get() == 0);
+            idle.for_each(|line| line.cut.notify_one());
+        });
     }
 
     /// What has come since the last question.
@@ -129,13 +158,14 @@ impl Network for ToServices {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        let cut = Rc::new(Notify::new());
-        let session = Session { services: self.0.clone(), address, cut: cut.clone() };
+        let line = Rc::new(Line::default());
+        self.0.sessions.borrow_mut().push(Rc::downgrade(&line));
+        let session = Session { services: self.0.clone(), address, line: line.clone() };
         spawn_local(async move {
             let _place = place;
             tokio::select! {
                 biased;
-                () = cut.notified() => {}
+                () = line.cut.notified() => {}
                 () = serve(theirs, session) => {}
             }
         });
@@ -173,13 +203,17 @@ impl Handler for Session {
         async move {
             let text = format!("{} {}", request.method(), request.uri().path());
             // A real service reads what it is sent before it answers.
+            let line = &session.line;
+            line.busy.set(line.busy.get() + 1);
             let _ = request.into_body().collect().await;
             match session.services.take(session.address, Some(text)) {
                 Outcome::Answer(answer) => {
                     tokio::time::sleep(answer.after).await;
+                    line.busy.set(line.busy.get() - 1);
+                    session.services.leave_if_refusing();
                     return response(answer);
                 }
-                Outcome::Connect | Outcome::Reset => session.cut.notify_one(),
+                Outcome::Connect | Outcome::Reset => line.cut.notify_one(),
                 Outcome::Silence => {}
             }
             std::future::pending().await

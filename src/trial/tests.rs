@@ -40,6 +40,10 @@ fn what_is_expected_comes() {
     upstream: [silence]
     expect: {status: 504, reason: per_try_timeout, attempts: 3, took: 1500ms..2s}
     then: [{after: 2h, upstream: [200], expect: {took: 10ms}}]
+  - name: nobody is there any more
+    call: POST http://users/v1
+    body: x
+    then: [{upstream: [connect, 200], expect: {status: 200, attempts: 1}}]
   - {name: nobody is there, call: GET http://users/, upstream: [connect], expect: {status: 502, reason: connect_refused, attempts: 0}}
   - name: to the service
     call: POST /v1/orders/7

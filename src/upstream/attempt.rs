@@ -63,6 +63,11 @@ impl Call<'_> {
         }
     }
 
+    /// Whether another attempt of the same call waits for its answer.
+    fn is_beside(&self) -> bool {
+        self.at.borrow().iter().enumerate().any(|(slot, at)| slot != self.slot && at.is_some())
+    }
+
     /// From now on it is up to this endpoint; before, the call has waited for us.
     fn reaches(&self, endpoint: &Rc<Endpoint>) {
         self.at.borrow_mut()[self.slot] = Some(endpoint.clone());
@@ -87,12 +92,14 @@ pub async fn send(
             Ok(picker) => picker,
             Err(error) => return Err(Failed { error, body: Some(body) }),
         };
-        // With every endpoint tried, the best of them gets another chance.
+        // With every endpoint tried, the best of them gets another chance, but
+        // not beside an attempt that waits there.
         let picked = {
             let random = &mut *random.borrow_mut();
             let by = (call.balance, call.key);
             let picked = picker.pick_by(call.panel, by, &tried.borrow(), now, random);
-            picked.or_else(|| picker.pick_by(call.panel, by, &[], now, random))
+            let again = || picker.pick_by(call.panel, by, &[], now, random);
+            if call.is_beside() { picked } else { picked.or_else(again) }
         };
         let Some(endpoint) = picked else {
             let error = match call.panel {
@@ -115,8 +122,11 @@ pub async fn send(
         let failed = match sent {
             Ok(response) => {
                 let (status, headers) = (response.status(), response.headers());
-                let class = call.failures.class(Outcome::Head(status, headers));
-                active.began(clock::now(), class, outcome::is_open(status, headers));
+                match call.failures.class(Outcome::Head(status, headers)) {
+                    // Also how quickly it came says nothing.
+                    outcome::Class::Nothing => active.forget(),
+                    class => active.began(clock::now(), class, outcome::is_open(status, headers)),
+                }
                 return Ok((response, active));
             }
             Err(failed) => failed,
@@ -130,8 +140,12 @@ pub async fn send(
         let limited = failed.error.reason == Reason::ConnectionLimit;
         let had_died = has_gone(&failed.error) || failed.error.sent == Sent::OnReused;
         if limited || (had_died && !fresh) {
-            // A connection that had died in the pool says nothing of its endpoint.
+            // A connection that had died in the pool says nothing of its endpoint,
+            // nor to its breaker.
             active.forget();
+            if call.panel.is_some() {
+                call.guards.borrow_mut()[call.slot] = None;
+            }
         } else {
             let (now, class) = (clock::now(), call.failures.class(Outcome::Failed(&failed.error)));
             active.failed(now, class, unreachable);

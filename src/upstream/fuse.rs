@@ -145,9 +145,8 @@ impl Fuse {
         if let Some(held) = endpoints.get(&key) {
             return held.clone();
         }
-        if endpoints.len() >= MAX_ENDPOINTS {
-            endpoints.retain(|_, held| Arc::strong_count(held) > 1);
-        }
+        // Those that are gone: no worker holds them.
+        endpoints.retain(|_, held| Arc::strong_count(held) > 1);
         let held = Held::new(&self.policy, &self.meters);
         // Beyond that a worker has one of its own.
         if endpoints.len() < MAX_ENDPOINTS {
@@ -224,6 +223,12 @@ impl Panel {
     /// Whether each endpoint has a breaker of its own.
     pub fn is_of_endpoints(&self) -> bool {
         self.fuse.policy.scope == Scope::Endpoint
+    }
+
+    /// Whether another attempt may be made, as far as the breaker for all
+    /// endpoints says.
+    pub fn allows_route(&self, now: Instant) -> bool {
+        self.is_of_endpoints() || !self.fuse.refuses() || self.fuse.whole.breaker.allows(now)
     }
 
     /// An attempt of a route that has one breaker for all.
@@ -330,9 +335,11 @@ impl Panel {
 }
 
 impl Guard {
-    /// The head of the answer has come.
-    pub fn answered(&self, now: Instant) {
-        self.took.set(Some(now.saturating_duration_since(self.began)));
+    /// The head of the answer has come. The service could not answer before
+    /// `whole`, when the last of the request had come.
+    pub fn answered(&self, now: Instant, whole: Option<Instant>) {
+        let since = whole.map_or(self.began, |whole| whole.max(self.began));
+        self.took.set(Some(now.saturating_duration_since(since)));
     }
 
     /// How the attempt went; only the first word counts.

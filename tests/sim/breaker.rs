@@ -1,7 +1,9 @@
 //! The circuit breaker.
 //!
 //! 1. There are never more than N probes at one time, those of earlier times
-//!    included; with gobreaker's way, never more than N of one generation.
+//!    included, but for one more each time that none has begun for as long as
+//!    the breaker is open first, or for a second; with gobreaker's way, never more
+//!    than N of one generation.
 //! 2. An answer to a call that began before the last change changes nothing;
 //!    with failsafe's way it may.
 //! 3. While it is open no call goes through, and it opens for no longer than
@@ -39,6 +41,7 @@ struct Call {
     permit: Permit,
     generation: u32,
     probe: bool,
+    began: Instant,
 }
 
 fn rules(random: &mut fastrand::Rng) -> Rules {
@@ -104,7 +107,7 @@ impl World {
         assert!(!(open && admitted.is_ok()), "3: a call went through");
         let Ok(permit) = admitted else { return false };
         let probe = permit.is_probe();
-        self.calls.push(Call { permit, generation: self.generation, probe });
+        self.calls.push(Call { permit, generation: self.generation, probe, began: self.now });
         true
     }
 
@@ -147,7 +150,11 @@ impl World {
         let probes = self.calls.iter().filter(|call| call.probe);
         let most = self.rules.half_open_requests;
         match self.rules.style {
-            Style::Own | Style::Pybreaker => assert!(probes.count() <= most as usize, "1"),
+            Style::Own | Style::Pybreaker => {
+                let while_open = self.rules.open_for.0.max(Duration::from_secs(1));
+                let young = probes.filter(|call| call.began + while_open > self.now);
+                assert!(young.count() <= most as usize, "1");
+            }
             Style::Gobreaker => {
                 let here = probes.filter(|call| call.generation == self.generation).count();
                 assert!(here <= most as usize, "1: of one generation");

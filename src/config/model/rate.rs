@@ -141,7 +141,9 @@ impl fmt::Debug for RateServer {
 impl RateServer {
     /// The address without what may be secret.
     pub fn shown(&self) -> String {
-        let (scheme, rest) = self.address.split_once("://").unwrap_or(("redis", &self.address));
+        // A path of a socket has its password behind it.
+        let address = self.address.split('?').next().unwrap_or_default();
+        let (scheme, rest) = address.split_once("://").unwrap_or(("redis", address));
         format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
     }
 }

@@ -22,6 +22,9 @@ use crate::config::model::{Rules, Style};
 /// The word for whoever is refused half-open: nobody knows when the probes end.
 const SOON: Duration = Duration::from_secs(1);
 
+/// Probes that have not ended hold their places for so long at least.
+const LONG: Duration = Duration::from_secs(1);
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Breaker {
@@ -30,6 +33,8 @@ pub struct Breaker {
     word: AtomicU64,
     /// Probes that have not ended, of whatever generation.
     probing: AtomicU32,
+    /// When the last of them began.
+    probed: AtomicU64,
     /// How often it opened without having been closed for a while (8 bits), and
     /// when it closed last.
     history: AtomicU64,
@@ -125,6 +130,7 @@ impl Breaker {
             epoch: now,
             word: AtomicU64::new(0),
             probing: AtomicU32::new(0),
+            probed: AtomicU64::new(0),
             history: AtomicU64::new(0),
             tally,
         };
@@ -155,7 +161,7 @@ impl Breaker {
                         moved = Some(Moved::new(State::Open, State::HalfOpen));
                     }
                 }
-                Phase::HalfOpen { begun, good } => match self.probe(seen, generation, begun, good) {
+                Phase::HalfOpen { begun, good } => match self.probe(seen, generation, (begun, good), at) {
                     Some(true) => return (Ok(Permit { generation, probe: true }), moved),
                     Some(false) => return (Err(Refused { state: State::HalfOpen, left: SOON }), moved),
                     None => {}
@@ -166,10 +172,11 @@ impl Breaker {
 
     /// Whether `admit` would let a call through; it changes nothing.
     pub fn allows(&self, now: Instant) -> bool {
+        let at = self.millis(now);
         match Word::unpack(self.word.load(SeqCst)).phase {
             Phase::Closed { .. } => true,
-            Phase::Open { until } => self.millis(now) >= until && self.has_room(0),
-            Phase::HalfOpen { begun, .. } => self.has_room(begun),
+            Phase::Open { until } => at >= until && self.has_room(0, at),
+            Phase::HalfOpen { begun, .. } => self.has_room(begun, at),
         }
     }
 
@@ -213,7 +220,7 @@ impl Breaker {
     }
 
     /// A place for one more probe: whether there is, `None` if the state changed.
-    fn probe(&self, seen: u64, generation: u16, begun: u16, good: u16) -> Option<bool> {
+    fn probe(&self, seen: u64, generation: u16, (begun, good): (u16, u16), at: u64) -> Option<bool> {
         let most = self.rules.half_open_requests;
         match self.rules.style {
             Style::Failsafe => {
@@ -232,11 +239,12 @@ impl Breaker {
             }
             Style::Own | Style::Pybreaker => {
                 let more = |now: u32| (now < most).then_some(now + 1);
-                if self.probing.fetch_update(SeqCst, SeqCst, more).is_err() {
+                if self.probing.fetch_update(SeqCst, SeqCst, more).is_err() && !self.one_more(at) {
                     return Some(false);
                 }
                 let still = Word::unpack(self.word.load(SeqCst));
                 if still.generation == generation && matches!(still.phase, Phase::HalfOpen { .. }) {
+                    self.probed.fetch_max(at, SeqCst);
                     return Some(true);
                 }
                 self.probing.fetch_sub(1, SeqCst);
@@ -245,12 +253,32 @@ impl Breaker {
         }
     }
 
-    fn has_room(&self, begun: u16) -> bool {
+    fn has_room(&self, begun: u16, at: u64) -> bool {
         match self.rules.style {
             Style::Failsafe => true,
             Style::Gobreaker => u32::from(begun) < self.rules.half_open_requests,
-            Style::Own | Style::Pybreaker => self.probing.load(SeqCst) < self.rules.half_open_requests,
+            Style::Own | Style::Pybreaker => {
+                self.probing.load(SeqCst) < self.rules.half_open_requests
+                    || at >= self.overdue(self.probed.load(SeqCst))
+            }
         }
+    }
+
+    /// Takes a place beside those of probes that do not end: else a call that
+    /// never does would keep all others out.
+    fn one_more(&self, at: u64) -> bool {
+        let last = self.probed.load(SeqCst);
+        let may = at >= self.overdue(last)
+            && self.probed.compare_exchange(last, at, SeqCst, SeqCst).is_ok();
+        if may {
+            self.probing.fetch_add(1, SeqCst);
+        }
+        may
+    }
+
+    /// When one more probe may begin, after one at `last`.
+    fn overdue(&self, last: u64) -> u64 {
+        last.saturating_add(whole_millis(self.rules.open_for.0.max(LONG)))
     }
 
     /// One probe of this generation less; false if it has to be tried again.
@@ -275,8 +303,15 @@ impl Breaker {
         let Word { generation, phase } = Word::unpack(seen);
         match phase {
             Phase::Closed { expires, .. } if expires > 0 && at >= expires => {
-                self.swap(seen, generation.wrapping_add(1), self.closed(at));
-                true
+                let next = Word { generation: generation.wrapping_add(1), phase: self.closed(at) };
+                // After two years the word has no room for a later time.
+                let later = matches!(
+                    Word::unpack(next.pack()).phase, Phase::Closed { expires, .. } if expires > at
+                );
+                later && {
+                    self.swap(seen, next.generation, next.phase);
+                    true
+                }
             }
             _ => false,
         }

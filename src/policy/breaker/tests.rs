@@ -128,6 +128,23 @@ fn a_probe_that_is_given_back_makes_room() {
 }
 
 #[test]
+fn probes_that_never_end_do_not_keep_all_others_out() {
+    for style in [Style::Own, Style::Pybreaker] {
+        let mut bench = Bench::new(Rules { style, half_open_requests: 1, close_after: 1, ..Rules::default() });
+        let time = bench.trip();
+        bench.wait(time + SECOND);
+        let hangs = bench.admit().unwrap();
+        assert!(bench.admit().is_err());
+        bench.wait(bench.breaker.rules.open_for.0);
+        let another = bench.admit().unwrap();
+        assert!(bench.admit().is_err(), "one, and not all who wait");
+        assert_eq!(bench.end(another, false, Duration::ZERO).unwrap().to, State::Closed);
+        bench.breaker.give_back(hangs);
+        assert_eq!(bench.breaker.probing(), 0);
+    }
+}
+
+#[test]
 fn probes_of_an_earlier_time_keep_their_place() {
     let mut bench = Bench::new(Rules { half_open_requests: 2, close_after: 1, ..Rules::default() });
     let time = bench.trip();

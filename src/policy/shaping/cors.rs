@@ -20,11 +20,12 @@ pub fn asked(head: &request::Parts) -> Option<Method> {
 
 /// The origin to name in the answer, where the page may read it.
 pub fn allowed(cors: &Cors, headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut origins = headers.get_all(ORIGIN).iter();
-    let (Some(origin), None) = (origins.next(), origins.next()) else { return None };
+    // Whoever asks: a cache may give the answer to a page later.
     if cors.origins.contains(&OriginPattern::Any) {
         return Some(HeaderValue::from_static("*"));
     }
+    let mut origins = headers.get_all(ORIGIN).iter();
+    let (Some(origin), None) = (origins.next(), origins.next()) else { return None };
     let text = origin.to_str().ok()?;
     cors.origins.iter().any(|pattern| takes(pattern, text)).then(|| origin.clone())
 }

@@ -1,6 +1,7 @@
 //! A path made of parts of the request's path.
 
 use crate::config::model::shaping::{PathTemplate, Piece};
+use crate::policy::routes::decoded;
 
 /// The new path for a request with `path`. What comes out begins with `/`,
 /// holds nothing that two servers could read differently, and so may be an
@@ -54,12 +55,17 @@ fn rest(path: &str, index: usize) -> Option<&str> {
     Some(rest)
 }
 
-/// Whether a segment is `.` or `..`, written in whatever way.
+/// Whether a segment is `.` or `..`, or becomes so where a server resolves
+/// escapes, takes `\` for `/`, or cuts parameters at `;`.
 fn is_dots(segment: &str) -> bool {
-    if segment.len() > 6 || !segment.starts_with(['.', '%']) {
+    if !segment.contains('.') && !segment.contains("%2e") && !segment.contains("%2E") {
         return false;
     }
-    matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
+    let plain = decoded(segment);
+    plain
+        .split(|byte| matches!(byte, b'/' | b'\\'))
+        .map(|part| part.split(|byte| *byte == b';').next().unwrap_or_default())
+        .any(|part| matches!(part, b"." | b".."))
 }
 
 #[cfg(test)]
@@ -90,10 +96,20 @@ mod tests {
     #[test]
     fn nobody_climbs_out_of_the_new_path() {
         let template = PathTemplate(vec![text("/public/"), Piece::Rest(1)]);
-        for path in ["/files/../admin", "/files/a/..", "/files/%2e%2E/admin", "/files/.%2e", "/files/./a"] {
+        for path in [
+            "/files/../admin",
+            "/files/a/..",
+            "/files/%2e%2E/admin",
+            "/files/.%2e",
+            "/files/./a",
+            "/files/..%2f..%2fadmin",
+            "/files/a%5C..%5cadmin",
+            "/files/..;a=b/admin",
+            "/files/%2e%2e%3B/admin",
+        ] {
             assert!(expand(&template, path).is_err(), "{path}");
         }
-        for path in ["/files/...", "/files/.well-known", "/files/a..b", "/files/%2e%2ea"] {
+        for path in ["/files/...", "/files/.well-known", "/files/a..b", "/files/%2e%2ea", "/files/a%2fb", "/files/a;v=1.2"] {
             assert!(expand(&template, path).is_ok(), "{path}");
         }
     }

@@ -40,9 +40,11 @@ fn key<'h>(sticky: &Sticky, headers: &'h HeaderMap) -> Option<&'h [u8]> {
 /// The value of a cookie.
 pub fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
     headers.get_all(COOKIE).iter().find_map(|field| {
-        field.to_str().ok()?.split(';').find_map(|pair| {
-            let (key, value) = pair.trim().split_once('=')?;
-            (key == name).then_some(value.as_bytes())
+        // By bytes: one cookie in another language must not hide the others.
+        field.as_bytes().split(|byte| *byte == b';').find_map(|pair| {
+            let pair = pair.trim_ascii();
+            let at = pair.iter().position(|byte| *byte == b'=')?;
+            (&pair[..at] == name.as_bytes()).then_some(&pair[at + 1..])
         })
     })
 }

@@ -21,7 +21,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Response, Uri, Version, request};
 
 use super::connection::Door;
-use super::rate::keep_path;
+use super::rate::{forget_path, keep_path};
 use super::router::Route;
 use super::stack::Call;
 use crate::base::{ProxyError, Reason};
@@ -89,6 +89,7 @@ pub fn head(
     to_grpc(head, None);
     let found = door.router().find(door, head, exchange.authority.as_ref())?;
     if found.grpc {
+        forget_path(head);
         *route = found;
     }
     Ok(Some(Translation::Json(Box::new(call))))

@@ -108,8 +108,8 @@ impl Active {
 
 impl Drop for Active {
     fn drop(&mut self) {
-        // Its answer had begun well.
-        self.settle(|| Class::Good);
+        // Its answer had begun; how it would have ended nobody knows.
+        self.settle(|| Class::Nothing);
         let endpoint = &self.endpoint;
         endpoint.active.set(endpoint.active.get() - 1);
         if !self.told.get() {
