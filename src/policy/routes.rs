@@ -112,7 +112,8 @@ pub fn find<'m>(call: &Call, model: &'m Model) -> Found<'m> {
     let matcher = Matcher::new(routes.iter().map(|route| route.pattern.clone()).zip(0..));
     let given = call.head.headers.get(HOST).and_then(Authority::of);
     // Whoever calls the service itself names it.
-    let host = given.as_ref().map_or(if to.is_some() { "" } else { model.service.name.as_str() }, Authority::host);
+    let host =
+        given.as_ref().map_or(if to.is_some() { "" } else { model.service.name.as_str() }, Authority::host);
     let route = matcher.find(&call.head, host);
     let why =
         |miss: Option<Miss<'_>>| miss.map_or_else(|| "less specific".to_owned(), |miss| miss.to_string());

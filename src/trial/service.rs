@@ -29,6 +29,9 @@ const PIPE: usize = 64 * 1024;
 /// What a connection of HTTP/2 begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
+/// How long a service that refuses connections keeps those it has.
+const LEAVING: Duration = Duration::from_millis(1);
+
 /// All called services.
 pub struct Services {
     script: RefCell<Script>,
@@ -100,28 +103,32 @@ impl Services {
     }
 
     /// What becomes of attempts from now on.
-    pub fn follow(self: &Rc<Self>, outcomes: Vec<Outcome>) {
+    pub async fn follow(self: &Rc<Self>, outcomes: Vec<Outcome>) {
         {
             let mut script = self.script.borrow_mut();
             (script.outcomes, script.next) = (outcomes, 0);
         }
-        self.leave_if_refusing();
+        if self.leave_if_refusing() {
+            // The next call finds the connections ended.
+            tokio::time::sleep(2 * LEAVING).await;
+        }
     }
 
     /// A service that refuses connections has none: those without a call end.
-    fn leave_if_refusing(self: &Rc<Self>) {
+    fn leave_if_refusing(self: &Rc<Self>) -> bool {
         if self.next() != Outcome::Connect {
-            return;
+            return false;
         }
         let services = self.clone();
         spawn_local(async move {
             // The answer at hand is written first.
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(LEAVING).await;
             let mut sessions = services.sessions.borrow_mut();
             sessions.retain(|line| line.strong_count() > 0);
             let idle = sessions.iter().filter_map(Weak::upgrade).filter(|line| line.busy.get() == 0);
             idle.for_each(|line| line.cut.notify_one());
         });
+        true
     }
 
     /// What has come since the last question.

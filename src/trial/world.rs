@@ -74,7 +74,7 @@ pub async fn run(model: Arc<Model>, test: &Test) -> Result<(), Failure> {
     for step in &test.steps {
         tokio::time::sleep(step.after).await;
         if let Some(outcomes) = &step.upstream {
-            services.follow(outcomes.clone());
+            services.follow(outcomes.clone()).await;
         }
         for turn in 0..step.times {
             if turn > 0 {

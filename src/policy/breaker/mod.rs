@@ -268,8 +268,7 @@ impl Breaker {
     /// never does would keep all others out.
     fn one_more(&self, at: u64) -> bool {
         let last = self.probed.load(SeqCst);
-        let may = at >= self.overdue(last)
-            && self.probed.compare_exchange(last, at, SeqCst, SeqCst).is_ok();
+        let may = at >= self.overdue(last) && self.probed.compare_exchange(last, at, SeqCst, SeqCst).is_ok();
         if may {
             self.probing.fetch_add(1, SeqCst);
         }

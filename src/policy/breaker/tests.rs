@@ -130,7 +130,8 @@ fn a_probe_that_is_given_back_makes_room() {
 #[test]
 fn probes_that_never_end_do_not_keep_all_others_out() {
     for style in [Style::Own, Style::Pybreaker] {
-        let mut bench = Bench::new(Rules { style, half_open_requests: 1, close_after: 1, ..Rules::default() });
+        let mut bench =
+            Bench::new(Rules { style, half_open_requests: 1, close_after: 1, ..Rules::default() });
         let time = bench.trip();
         bench.wait(time + SECOND);
         let hangs = bench.admit().unwrap();
