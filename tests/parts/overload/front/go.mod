@@ -1,0 +1,3 @@
+module overload/front
+
+go 1.24
