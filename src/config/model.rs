@@ -273,6 +273,14 @@ pub struct RoutePolicy {
     pub shaping: Option<Arc<shaping::Shaping>>,
 }
 
+impl RoutePolicy {
+    /// Whether it refuses calls or changes them, which holds only for a caller
+    /// whose calls can be told apart.
+    pub fn holds(&self) -> bool {
+        self.shaping.is_some() || self.rate_limits.iter().any(|limit| !limit.shadow)
+    }
+}
+
 /// `timeout`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {

@@ -122,7 +122,11 @@ impl http_body::Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         let mut frame = match Pin::new(&mut self.body).poll_frame(cx) {
             // A body that is always ready has to end in time too.
-            Poll::Ready(Some(_)) if self.is_late(cx) => Some(Err(late())),
+            Poll::Ready(Some(_)) if self.is_late(cx) => {
+                // The endpoint has kept up: its caller takes too slowly.
+                self.call.as_ref().inspect(|call| call.says_nothing());
+                Some(Err(late()))
+            }
             Poll::Ready(frame) => frame,
             Poll::Pending => match self.poll_limits(cx) {
                 Poll::Ready(error) => Some(Err(error)),

@@ -158,7 +158,7 @@ pub async fn first(door: &Rc<Door>, look: &mut Look) -> (First, Option<Box<tunne
     if protocol.is_opaque() {
         return (First::Opaque, None);
     }
-    if protocol.is_http() {
+    if protocol.is_http() || (door.direction == Direction::Inbound && door.router().takes_http_only(&route)) {
         return (look.first(context, Expect::Http, None).await, None);
     }
     let pause = ahead::pause(&route);

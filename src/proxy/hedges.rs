@@ -163,7 +163,12 @@ where
         if !self.call.is_waited_for_elsewhere() {
             return false;
         }
-        if !route.budget.withdraw(clock::now()) {
+        let now = clock::now();
+        if route.panel.as_ref().is_some_and(|panel| !panel.allows_route(now)) {
+            route.metrics.hedged("circuit");
+            return false;
+        }
+        if !route.budget.withdraw(now) {
             route.metrics.hedged("budget");
             return false;
         }

@@ -38,6 +38,8 @@ pub struct Router {
     pub sni: Names,
     limits: Rc<Limits>,
     inbound: Option<Routes>,
+    /// Whether an inbound route refuses or changes calls.
+    inbound_is_held: bool,
     outbound: HashMap<UpstreamName, Routes>,
     others: RefCell<HashMap<UpstreamName, Rc<Route>>>,
     /// Routes to where captured connections were going.
@@ -145,8 +147,10 @@ impl Router {
         }
         let told = |name: &UpstreamName| model.upstreams.get(name).and_then(|block| block.proxy_protocol);
         worker.table.set_proxy_protocol(told);
+        let mut policies = model.inbound.iter().map(|route| &route.policy);
         Self {
             sni: Names::new(&model),
+            inbound_is_held: model.inbound_defaults.holds() || policies.any(RoutePolicy::holds),
             model,
             limits,
             inbound,
@@ -301,6 +305,13 @@ impl Router {
     /// The catch-all of the service, for opaque streams.
     pub fn service_route(&self) -> Option<Rc<Route>> {
         self.inbound.as_ref().map(|routes| routes.catch_all.clone())
+    }
+
+    /// Whether nothing but HTTP is let through to the service by `route`: its
+    /// policy holds callers to something that bytes of no known form would get around.
+    pub fn takes_http_only(&self, route: &Route) -> bool {
+        let to_service = self.service().is_some_and(|service| Rc::ptr_eq(service, &route.upstream));
+        to_service && self.inbound_is_held
     }
 
     /// The route to an upstream that the policy does not name.

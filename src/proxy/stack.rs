@@ -247,6 +247,11 @@ impl Call {
         });
     }
 
+    /// How its answer ends says nothing of the endpoint.
+    pub fn says_nothing(&self) {
+        self.settle(|| Class::Nothing);
+    }
+
     fn settle(&self, class: impl FnOnce() -> Class) {
         if let Some(active) = &*self.active.borrow() {
             active.settle(class);

@@ -76,7 +76,7 @@ names! {
         "Calls that a `fault` has struck: delay, abort. One that waits and is then aborted counts twice.";
     /// Attempts beside one that was slow.
     HEDGES = Counter "pillion_hedges_total" ["upstream", "result"]
-        "Attempts beside one that was slow: won, lost; and those that were not made: budget, body.";
+        "Attempts beside one that was slow: won, lost; and those that were not made: budget, body, circuit.";
     /// Connections accepted.
     CONNECTIONS = Counter "pillion_connections_total" ["direction", "protocol"]
         "Connections accepted, by what was spoken on them.";

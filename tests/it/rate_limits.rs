@@ -64,6 +64,40 @@ fn passed(sidecar: &Sidecar, count: usize, target: &str, fields: &str) -> usize 
 }
 
 #[test]
+fn nothing_but_http_passes_where_callers_are_held_to_a_limit() {
+    let _turn = beside_others();
+    let backend = Recorder::start();
+    let held = |shadow| {
+        let one = RateLimit { shadow, ..limit(1, HOUR, Per::All) };
+        sidecar("front")
+            .service(backend.address())
+            .with(|model| {
+                let policy = RoutePolicy { rate_limits: vec![one], ..RoutePolicy::default() };
+                model.inbound.push(Route {
+                    to: None,
+                    pattern: Pattern::parse("/**").unwrap(),
+                    policy,
+                    origin: Origin { file: "users.yaml".into(), line: 3, column: 5 },
+                });
+            })
+            .start()
+    };
+    for raw in ["get /a HTTP/1.1\r\nHost: users\r\n\r\n", "\r\n\r\nGET /b HTTP/1.1\r\nHost: users\r\n\r\n"] {
+        let sidecar = held(false);
+        let status = |_| Client::connect(sidecar.at.inbound).send(raw).read("GET").status;
+        let statuses: Vec<u16> = (0..3).map(status).collect();
+        let passed = statuses.iter().filter(|status| **status == 200).count();
+        assert!(passed <= 1, "{raw:?}: {statuses:?}");
+        assert_eq!(backend.take().len(), passed, "{raw:?}");
+    }
+    // A limit that only looks on changes nothing.
+    let sidecar = held(true);
+    let before = backend.connections();
+    Client::connect(sidecar.at.inbound).send("hello\r\n");
+    until("it has passed", || backend.connections() > before);
+}
+
+#[test]
 fn who_calls_too_often_is_told_when_to_come_back() {
     let _turn = beside_others();
     let backend = Recorder::start();
