@@ -1,7 +1,7 @@
 //! /clusters: each upstream with its endpoints, who told of them, how old that
 //! is, and how the endpoints fare.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::SystemTime;
@@ -49,9 +49,7 @@ pub(super) async fn clusters(State(state): State<AdminState>, Query(wanted): Que
 /// Also what the policy names and nobody has called for a while: without any
 /// word of a source.
 fn with_named(mut all: Vec<Known>, model: &Model) -> Vec<Known> {
-    let routes = model.outbound.iter().filter_map(|route| route.to.as_ref());
-    let named: BTreeSet<&UpstreamName> = model.upstreams.keys().chain(routes).collect();
-    for name in named {
+    for name in model.named() {
         if let Err(index) = all.binary_search_by(|known| known.name.cmp(name)) {
             let (resolution, trail) = (Resolution::Pending, Trail::default());
             all.insert(index, Known { name: name.clone(), resolution, trail });

@@ -19,7 +19,7 @@ mod source;
 mod test;
 mod upstream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -372,6 +372,12 @@ impl ValueMatch {
 
 /// For tests and library users who build a model without a file.
 impl Model {
+    /// The upstreams that entries and routes name.
+    pub fn named(&self) -> BTreeSet<&UpstreamName> {
+        let routes = self.outbound.iter().filter_map(|route| route.to.as_ref());
+        self.upstreams.keys().chain(routes).collect()
+    }
+
     /// A model of nothing but a service's name and defaults, on free ports of loopback.
     pub fn minimal(name: &str) -> Self {
         let free = SocketAddr::from(([127, 0, 0, 1], 0));

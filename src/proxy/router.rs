@@ -127,11 +127,7 @@ impl Router {
             Routes::new(&target, &model, &model.inbound_defaults, model.inbound.iter())
         });
         let mut outbound = HashMap::new();
-        let named = model.outbound.iter().filter_map(|route| route.to.as_ref());
-        for name in model.upstreams.keys().chain(named) {
-            if outbound.contains_key(name) {
-                continue;
-            }
+        for name in model.named() {
             let block = model.upstreams.get(name);
             let target = Target {
                 direction: Direction::Outbound,

@@ -96,7 +96,7 @@ impl<H: Handler> Connection<'_, H> {
             }
             if !begun && self.transport.has_input() {
                 begun = true;
-                self.timer.arm(first_byte.unwrap_or_else(Instant::now) + limits.header_timeout);
+                self.timer.arm(first_byte.unwrap_or_else(clock::now) + limits.header_timeout);
             }
             if !begun && !leaving && self.context.is_draining() {
                 leaving = true;

@@ -49,7 +49,7 @@ where
         .data_frame_budget(SMALL_FRAMES / 4)
         .handshake::<_, Bytes>(io);
     let handshake = batched(&batch, handshake);
-    let mut timer = context.timers.at(begun.unwrap_or_else(Instant::now) + limits.header_timeout);
+    let mut timer = context.timers.at(begun.unwrap_or_else(clock::now) + limits.header_timeout);
     let connection = tokio::select! {
         biased;
         connection = handshake => connection,
