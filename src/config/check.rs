@@ -119,7 +119,11 @@ fn line(route: &Route) -> String {
         Some(hedge) if hedge.max > 0 => format!(", hedged after {}", hedge.after.show()),
         _ => String::new(),
     };
-    format!("{}  ({timeout}{retry}{hedge})  {}", pattern(&route.pattern), route.origin)
+    let mirror = match &route.policy.mirror {
+        Some(mirror) if mirror.share > 0.0 => format!(", mirrored to {}", mirror.to),
+        _ => String::new(),
+    };
+    format!("{}  ({timeout}{retry}{hedge}{mirror})  {}", pattern(&route.pattern), route.origin)
 }
 
 fn pattern(pattern: &Pattern) -> String {

@@ -11,6 +11,7 @@ mod failures;
 mod fitness;
 mod hedge;
 mod json;
+mod mirror;
 mod rate;
 mod register;
 mod retry;
@@ -33,6 +34,7 @@ pub use self::failures::Failures;
 pub use self::fitness::{Ejection, Fitness, HealthCheck, Question, SuccessRate};
 pub use self::hedge::{After, Hedge, HedgeIf};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
+pub use self::mirror::{Compare, Mirror};
 pub use self::rate::{KEYS, Per, Place, Quota, Rate, RateHeaders, RateLimit, RateServer, Shared};
 pub use self::register::{Check, Reach, Register};
 pub use self::retry::{MAX_BUFFER, OnlyIf, Retry, RetryOn};
@@ -256,6 +258,8 @@ pub struct RoutePolicy {
     pub retry: Option<Retry>,
     /// `None`: one attempt at a time.
     pub hedge: Option<Hedge>,
+    /// Copies of its calls for another service; default none.
+    pub mirror: Option<Arc<Mirror>>,
     /// Refuses calls of what fails; default none.
     pub circuit_breaker: Option<CircuitBreaker>,
     /// What counts as a failure.
@@ -341,6 +345,7 @@ impl Default for RoutePolicy {
             connect_timeout: Duration::from_secs(1),
             retry: None,
             hedge: None,
+            mirror: None,
             circuit_breaker: None,
             failures: Failures::default(),
             balance: Balance::Ewma,

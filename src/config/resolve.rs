@@ -7,6 +7,7 @@ mod consul;
 mod discovery;
 mod fitness;
 mod hedge;
+mod mirror;
 mod ports;
 mod rate;
 mod register;

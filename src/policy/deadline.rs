@@ -81,6 +81,12 @@ impl Bounds {
         }
     }
 
+    /// What holds for a call of our own that has until `end`.
+    pub fn ending(end: Instant, head: &request::Parts) -> Self {
+        let grpc = grpc::is_call(head);
+        Self { end: Some(end), caller: None, wait: Duration::MAX, idle: false, grpc, envoy: false }
+    }
+
     /// What is left, at `now`, for the head of the answer to a call that began
     /// at `received`.
     pub fn left(&self, received: Instant, now: Instant) -> Option<Duration> {

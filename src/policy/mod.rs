@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod hedge;
 pub mod latency;
 pub mod locality;
+pub mod mirror;
 pub mod outcome;
 pub mod pulse;
 pub mod rate;

@@ -14,6 +14,7 @@ mod ending;
 mod hedges;
 mod ledger;
 mod listener;
+mod mirror;
 mod notice;
 mod original;
 mod prepare;

@@ -12,6 +12,7 @@ use std::time::Instant;
 use http::request;
 
 use super::connection::Door;
+use super::mirror::Mirror;
 use super::rates::Rated;
 use super::split::Ways;
 use super::worker::Worker;
@@ -83,6 +84,8 @@ pub struct Route {
     pub grpc: bool,
     /// Where else its calls go.
     pub split: Option<Box<Ways>>,
+    /// Copies of its calls.
+    pub mirror: Option<Rc<Mirror>>,
     last_used: Cell<Instant>,
 }
 
@@ -377,14 +380,17 @@ impl Target<'_> {
         origin: Option<&Origin>,
         grpc: bool,
     ) -> Route {
+        let place = (&*self.upstream, pattern.as_str(), &**template);
+        let mirror = Mirror::new(policy.mirror.as_ref(), place, model, self.worker, self.limits);
         let split = Ways::new(policy.shaping.as_ref(), |name| {
             let protocol = model.upstreams.get(name).map_or(Protocol::Auto, |block| block.protocol);
             let target = Target { upstream: self.worker.table.named(name), protocol, ..*self };
             // Not the route of this pattern that the other upstream may have itself.
             let pattern = format!("{} {pattern}", self.upstream.name);
-            Route { grpc, ..target.route(template.clone(), policy, origin.cloned(), pattern) }
+            let mirror = mirror.clone();
+            Route { grpc, mirror, ..target.route(template.clone(), policy, origin.cloned(), pattern) }
         });
-        Route { grpc, split, ..self.route(template.clone(), policy, origin.cloned(), pattern) }
+        Route { grpc, split, mirror, ..self.route(template.clone(), policy, origin.cloned(), pattern) }
     }
 
     /// `pattern` tells it from all others to the same upstream.
@@ -417,6 +423,7 @@ impl Target<'_> {
             origin,
             grpc: false,
             split: None,
+            mirror: None,
             last_used: Cell::new(self.now),
         }
     }

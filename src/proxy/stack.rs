@@ -18,6 +18,7 @@ use super::breaker;
 use super::connection::Door;
 use super::deadline::Deadline;
 use super::ending::Ending;
+use super::mirror::Mirrors;
 use super::rate::RateLimits;
 use super::retries::{self, Retries};
 use super::router::Route;
@@ -297,6 +298,7 @@ pub fn of(
     ServiceBuilder::new()
         .layer_fn(|inner| RateLimits::new(inner, route))
         .layer_fn(|inner| Deadline::new(inner, route, worker))
+        .layer_fn(|inner| Mirrors::new(inner, route))
         .layer_fn(|inner| Retries::new(inner, route))
         .service(tower::service_fn(attempt))
 }
@@ -350,7 +352,8 @@ async fn attempt(Attempt { call, body }: Attempt) -> Result<Response<Body>, Prox
     }
 }
 
-fn hash_key(on: &HashOn, call: &Call) -> Option<Vec<u8>> {
+/// What a consistent hash goes by.
+pub fn hash_key(on: &HashOn, call: &Call) -> Option<Vec<u8>> {
     match on {
         HashOn::Header(name) => call.head.headers.get(name).map(|value| value.as_bytes().to_vec()),
         HashOn::Source => Some(call.peer.ip().to_string().into_bytes()),

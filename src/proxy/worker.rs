@@ -23,6 +23,7 @@ use crate::codec::ServerContext;
 use crate::config::Model;
 use crate::config::model::RateServer;
 use crate::policy::budget::Budgets;
+use crate::policy::mirror::Rooms;
 use crate::telemetry::record::{Direction, RouteMetrics};
 use crate::telemetry::{Metrics, names};
 use crate::upstream::snapshot::EndpointStats;
@@ -43,6 +44,7 @@ pub struct Instance {
     dialled: Dialled,
     budgets: Budgets,
     fuses: Fuses,
+    rooms: Rooms,
 }
 
 /// See the module's text.
@@ -116,6 +118,7 @@ impl Instance {
             dialled: Dialled::default(),
             budgets: Budgets::default(),
             fuses: Fuses::default(),
+            rooms: Rooms::default(),
         }
     }
 
@@ -246,6 +249,11 @@ impl Worker {
     /// The circuit breakers of all routes.
     pub fn fuses(&self) -> &Fuses {
         self.instance.fuses()
+    }
+
+    /// Room for the copies of all routes.
+    pub fn rooms(&self) -> &Rooms {
+        &self.instance.rooms
     }
 
     /// Metrics of requests whose route is not known.

@@ -77,6 +77,14 @@ names! {
     /// Attempts beside one that was slow.
     HEDGES = Counter "pillion_hedges_total" ["upstream", "result"]
         "Attempts beside one that was slow: won, lost; and those that were not made: budget, body, circuit.";
+    /// Copies of calls.
+    MIRRORED = Counter "pillion_mirrored_total" ["upstream", "route", "to", "result"]
+        "Copies of calls for another service: answered, failed, late; and those that were not sent: full, too_large, \
+         unfinished (the request never became whole).";
+    /// Answers to copies.
+    MIRROR_COMPARED = Counter "pillion_mirror_compared_total" ["upstream", "route", "to", "result"]
+        "Answers to copies beside the caller's own: equal; or the first that differs of status, headers and body; \
+         unknown where one of them never became whole.";
     /// Connections accepted.
     CONNECTIONS = Counter "pillion_connections_total" ["direction", "protocol"]
         "Connections accepted, by what was spoken on them.";

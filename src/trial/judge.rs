@@ -31,12 +31,15 @@ pub fn judge(model: &Model, step: &Step, got: &Got) -> Result<(), String> {
         differs("the reason", word(wanted), got.unwrap_or("none"))?;
     }
     if let Some(wanted) = expect.attempts {
-        let came = got.seen.iter().filter(|seen| seen.request.is_some()).count();
+        let came = calls(got).count();
         differs("the number of attempts", &wanted.to_string(), &came.to_string())?;
     }
     if let Some(wanted) = &expect.to {
-        let last = got.seen.iter().rev().find(|seen| seen.request.is_some());
-        differs("the service", wanted.as_str(), last.map_or("none", |seen| seen.to.as_str()))?;
+        differs("the service", wanted.as_str(), calls(got).last().map_or("none", |seen| seen.to.as_str()))?;
+    }
+    if let Some(wanted) = &expect.mirrored {
+        let to = got.seen.iter().find(|seen| seen.copy).map_or("none", |seen| seen.to.as_str());
+        differs("the service that gets a copy", wanted.as_ref().map_or("none", |to| to.as_str()), to)?;
     }
     took(expect, got.took)?;
     for (name, wanted) in &expect.headers {
@@ -52,6 +55,11 @@ pub fn judge(model: &Model, step: &Step, got: &Got) -> Result<(), String> {
         differs("the body", &text(wanted), &text(&answer.body))?;
     }
     Ok(())
+}
+
+/// The attempts that came to a service.
+fn calls(got: &Got) -> impl Iterator<Item = &Seen> {
+    got.seen.iter().filter(|seen| seen.request.is_some() && !seen.copy)
 }
 
 fn differs(what: &str, wanted: &str, got: &str) -> Result<(), String> {
@@ -116,6 +124,9 @@ pub fn shown(seen: &Seen) -> String {
         Some(request) => write!(text, "{} at {}: {request}", seen.to, seen.address),
         None => write!(text, "{} at {}", seen.to, seen.address),
     };
+    if seen.copy {
+        text.push_str(", a copy");
+    }
     let _ = match &seen.outcome {
         Outcome::Connect => write!(text, ", connection refused"),
         Outcome::Reset => write!(text, ", connection reset"),

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use crate::base::timers::Timers;
-use crate::base::{Limits, ProxyError, UpstreamName, clock};
+use crate::base::{Limits, ProxyError, UpstreamName, clock, grpc};
 use crate::codec::{Body, Exchange, Handler, ServerContext, Stream, http1, http2};
 use crate::config::model::{Answer, Outcome, Status};
 use crate::upstream::Network;
@@ -36,6 +36,8 @@ const LEAVING: Duration = Duration::from_millis(1);
 pub struct Services {
     script: RefCell<Script>,
     names: RefCell<BTreeMap<SocketAddr, UpstreamName>>,
+    /// What gets copies: what it does is not in the script.
+    aside: RefCell<Option<UpstreamName>>,
     timers: RefCell<Option<Timers>>,
     sessions: RefCell<Vec<Weak<Line>>>,
     start: Instant,
@@ -66,6 +68,8 @@ pub struct Seen {
     pub to: UpstreamName,
     /// Which of its addresses.
     pub address: SocketAddr,
+    /// Whether it is a copy of a call.
+    pub copy: bool,
     /// What was asked; `None` where no connection was made.
     pub request: Option<String>,
     /// What came of it.
@@ -86,6 +90,7 @@ impl Services {
         Rc::new(Self {
             script: RefCell::default(),
             names: RefCell::default(),
+            aside: RefCell::default(),
             timers: RefCell::default(),
             sessions: RefCell::default(),
             start: clock::now(),
@@ -100,6 +105,15 @@ impl Services {
     /// `address` is one of the service `name`.
     pub fn listen(&self, address: SocketAddr, name: &UpstreamName) {
         self.names.borrow_mut().insert(address, name.clone());
+    }
+
+    /// This one gets copies, and serves them all.
+    pub fn set_aside(&self, name: Option<UpstreamName>) {
+        self.aside.replace(name);
+    }
+
+    fn is_aside(&self, address: SocketAddr) -> bool {
+        self.names.borrow().get(&address).is_some_and(|name| self.aside.borrow().as_ref() == Some(name))
     }
 
     /// What becomes of attempts from now on.
@@ -145,13 +159,25 @@ impl Services {
     /// The next outcome, for an attempt at `address`.
     fn take(&self, address: SocketAddr, request: Option<String>) -> Outcome {
         let outcome = self.next();
+        self.script.borrow_mut().next += 1;
+        self.see(address, request, outcome.clone(), false);
+        outcome
+    }
+
+    /// A copy came to `address`: it is served, whatever becomes of calls.
+    fn copied(&self, address: SocketAddr, request: String, grpc: bool) -> Outcome {
+        let status = if grpc { Status::Grpc(0) } else { Status::Http(200) };
+        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        let outcome = Outcome::Answer(Answer { status, after: Duration::ZERO, headers, body });
+        self.see(address, Some(request), outcome.clone(), true);
+        outcome
+    }
+
+    fn see(&self, address: SocketAddr, request: Option<String>, outcome: Outcome, copy: bool) {
         let to = self.names.borrow().get(&address).cloned();
         let to = to.unwrap_or_else(|| UpstreamName::new(&address.to_string()));
-        let mut script = self.script.borrow_mut();
-        script.next += 1;
         let at = clock::now().saturating_duration_since(self.start);
-        script.seen.push(Seen { at, to, address, request, outcome: outcome.clone() });
-        outcome
+        self.script.borrow_mut().seen.push(Seen { at, to, address, copy, request, outcome });
     }
 }
 
@@ -160,7 +186,7 @@ pub struct ToServices(pub Rc<Services>);
 
 impl Network for ToServices {
     fn connect(&self, address: SocketAddr, place: Box<dyn Any>) -> io::Result<Stream> {
-        if self.0.next() == Outcome::Connect {
+        if self.0.next() == Outcome::Connect && !self.0.is_aside(address) {
             self.0.take(address, None);
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
@@ -209,11 +235,17 @@ impl Handler for Session {
         let session = self.clone();
         async move {
             let text = format!("{} {}", request.method(), request.uri().path());
+            let copy = request.headers().contains_key("pillion-mirrored");
+            let grpc = grpc::content_type(request.headers()).is_some();
             // A real service reads what it is sent before it answers.
             let line = &session.line;
             line.busy.set(line.busy.get() + 1);
             let _ = request.into_body().collect().await;
-            match session.services.take(session.address, Some(text)) {
+            let outcome = match copy {
+                true => session.services.copied(session.address, text, grpc),
+                false => session.services.take(session.address, Some(text)),
+            };
+            match outcome {
                 Outcome::Answer(answer) => {
                     tokio::time::sleep(answer.after).await;
                     line.busy.set(line.busy.get() - 1);

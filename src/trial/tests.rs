@@ -10,6 +10,7 @@ inbound:
   - {route: 'POST /v1/orders/{id}', timeout: 3s}
 outbound:
   - {to: users, timeout: 2s, retry: {max: 2, per_try: 500ms, on: [connect, reset, 5xx, timeout]}}
+  - {to: carts, mirror: {to: carts-next}}
   - {to: payments, route: grpc pay.v1.Pay/Charge, retry: {max: 2, on: [connect, UNAVAILABLE], only_if: idempotency-key}}
 tests:
 ";
@@ -40,6 +41,9 @@ fn what_is_expected_comes() {
     upstream: [silence]
     expect: {status: 504, reason: per_try_timeout, attempts: 3, took: 1500ms..2s}
     then: [{after: 2h, upstream: [200], expect: {took: 10ms}}]
+  - {name: copied, call: POST http://carts/v1, body: x, upstream: [503], expect: {status: 503, attempts: 1, to: carts, mirrored: carts-next}}
+  - {name: copied and refused, call: GET http://carts/v1, upstream: [connect], expect: {status: 502, to: none, mirrored: carts-next}}
+  - {name: not copied, call: GET http://users/v1, expect: {status: 200, mirrored: none}}
   - name: nobody is there any more
     call: POST http://users/v1
     body: x
@@ -68,7 +72,7 @@ fn what_is_not_expected_is_told_with_its_place() {
 ",
     );
     let all: Vec<String> = all.into_iter().map(Result::unwrap_err).collect();
-    assert_eq!(all[0], "pillion.yaml:11:50: the status is 200, not 404");
+    assert_eq!(all[0], "pillion.yaml:12:50: the status is 200, not 404");
     assert!(all[1].ends_with("call 1 of 3: the number of attempts is 3, not 1"), "{}", all[1]);
     assert!(all[2].contains("the answer is there after"), "{}", all[2]);
     assert!(all[3].ends_with("the header `x-a` is none, not `b`"), "{}", all[3]);

@@ -20,10 +20,11 @@ use super::Failure;
 use super::judge;
 use super::service::{Seen, Services, ToServices};
 use crate::base::directory::{Directory, Subscription};
-use crate::base::{Endpoint, EndpointSet, Resolution, clock};
+use crate::base::{Endpoint, EndpointSet, Resolution, UpstreamName, clock};
 use crate::codec::Stream;
 use crate::config::model::{Step, Test};
 use crate::config::{Call, Model};
+use crate::policy::routes::find;
 use crate::proxy::{self, Door, Instance, Rates, Worker};
 use crate::telemetry::Metrics;
 use crate::telemetry::record::Direction;
@@ -33,6 +34,8 @@ use crate::upstream::{self, Board, Keepers, Quotas};
 const PIPE: usize = 64 * 1024;
 /// How long a caller waits: as long as it takes, for nothing waits for ever.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+/// In which copies are sent.
+const A_MOMENT: Duration = Duration::from_millis(1);
 /// The source of the endpoints.
 const SOURCE: &str = "test";
 
@@ -72,6 +75,8 @@ pub async fn run(model: Arc<Model>, test: &Test) -> Result<(), Failure> {
     upstream::lead_to(Some(Rc::new(ToServices(services.clone()))));
     let worker = worker(&model, test, &services);
     for step in &test.steps {
+        let copied = copied(&model, &step.call);
+        services.set_aside(copied.clone());
         tokio::time::sleep(step.after).await;
         if let Some(outcomes) = &step.upstream {
             services.follow(outcomes.clone()).await;
@@ -83,7 +88,12 @@ pub async fn run(model: Arc<Model>, test: &Test) -> Result<(), Failure> {
             services.take_seen();
             let began = clock::now();
             let answer = tokio::time::timeout(PATIENCE, call(&worker, step)).await.ok().flatten();
-            let got = Got { answer, took: clock::now() - began, seen: services.take_seen() };
+            let took = clock::now() - began;
+            if copied.is_some() {
+                // Nobody waits for a copy but who wants to see it.
+                tokio::time::sleep(A_MOMENT).await;
+            }
+            let got = Got { answer, took, seen: services.take_seen() };
             if let Err(why) = judge::judge(&model, step, &got) {
                 let nth = if step.times > 1 {
                     format!("call {} of {}: ", turn + 1, step.times)
@@ -96,6 +106,14 @@ pub async fn run(model: Arc<Model>, test: &Test) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The service that gets copies of a call.
+fn copied(model: &Model, call: &Call) -> Option<UpstreamName> {
+    let found = find(call, model);
+    let block = || Some(&model.upstreams.get(found.to.as_ref()?)?.policy);
+    let policy = found.route.map(|route| &route.policy).or_else(block)?;
+    policy.mirror.as_ref().map(|mirror| mirror.to.clone())
 }
 
 fn worker(model: &Arc<Model>, test: &Test, services: &Rc<Services>) -> Rc<Worker> {

@@ -21,6 +21,7 @@ mod hostile_http1;
 mod hostile_http2;
 mod limits;
 mod metrics;
+mod mirroring;
 mod misbehaving;
 mod policy;
 mod process;

@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::{Values, text};
 use crate::config::Model;
-use crate::config::model::{Balance, HashOn, Hedge, Json, Per, RateLimit, Retry, RoutePolicy, Timeout};
+use crate::config::model::{
+    Balance, HashOn, Hedge, Json, Mirror, Per, RateLimit, Retry, RoutePolicy, Timeout,
+};
 use crate::config::units::show_rate;
 
 /// Each value of `policy`, with its place: that of the first of `prefixes` under
@@ -30,6 +32,7 @@ pub fn policy(model: &Model, prefixes: &[&str], policy: &RoutePolicy) -> Map<Str
         Some(retry) => put_retry(&mut values, retry),
     }
     values.put("hedge", policy.hedge.as_ref().map(hedge));
+    values.put("mirror", policy.mirror.as_deref().map(mirror));
     values.shown
 }
 
@@ -39,6 +42,22 @@ fn hedge(hedge: &Hedge) -> Value {
         "min": text(hedge.min),
         "max": hedge.max,
         "only_if": hedge.only_if.as_str(),
+    })
+}
+
+fn mirror(mirror: &Mirror) -> Value {
+    let compare = mirror.compare.as_ref().map(|compare| {
+        let headers: Vec<_> = compare.headers.iter().map(http::HeaderName::as_str).collect();
+        json!({ "status": compare.status, "headers": headers, "body": compare.body })
+    });
+    json!({
+        "to": mirror.to.as_str(),
+        "percent": super::share(mirror.share),
+        "host": mirror.host.as_ref().and_then(|host| host.to_str().ok()),
+        "max": mirror.max,
+        "buffer": mirror.buffer,
+        "timeout": text(mirror.timeout),
+        "compare": compare,
     })
 }
 

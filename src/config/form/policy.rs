@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::{
-    CircuitBreaker, Cors, Ejection, Failure, Fault, HeaderEdit, HealthCheck, Hedge, Near, Protocol,
+    CircuitBreaker, Cors, Ejection, Failure, Fault, HeaderEdit, HealthCheck, Hedge, Mirror, Near, Protocol,
     ProxyProtocol, RateLimits, Redirect, Respond, Retry, Rewrite, Sticky,
 };
 use crate::config::text::{Bind, Header, Host, Percent, Size, Span, Upstream, Word};
@@ -121,6 +121,8 @@ pub struct Outbound {
     pub retry: Option<Retry>,
     /// Another attempt beside one that is slow. Default: one at a time.
     pub hedge: Option<Hedge>,
+    /// Copies of calls for another service. Default: none.
+    pub mirror: Option<Mirror>,
     /// Refusing calls of what fails, for a while. Default: none is refused.
     pub circuit_breaker: Option<CircuitBreaker>,
     /// What counts as a failure, for `circuit_breaker` and `ejection`.

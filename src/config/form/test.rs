@@ -112,6 +112,8 @@ pub struct Expect {
     pub route: Option<Word>,
     /// The service that it goes to.
     pub to: Option<Upstream>,
+    /// The service that gets a copy; `none` where the call is not copied.
+    pub mirrored: Option<Upstream>,
     /// From when to when the answer is there.
     pub took: Option<Took>,
     /// Headers of the answer; an empty value for one that must not be there.

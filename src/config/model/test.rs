@@ -92,6 +92,8 @@ pub struct Expect {
     pub route: Option<Arc<str>>,
     /// The service that it goes to.
     pub to: Option<UpstreamName>,
+    /// The service that gets a copy of it, or that none does.
+    pub mirrored: Option<Option<UpstreamName>>,
     /// From when to when the answer is there.
     pub took: Option<(Duration, Duration)>,
     /// Headers of the answer; `None` for one that must not be there.

@@ -10,6 +10,7 @@ use http::header::HeaderName;
 
 use super::breaker;
 use super::hedge;
+use super::mirror;
 use super::ports::Port;
 use super::rate::Rates;
 use super::retry::{self, Asked};
@@ -58,6 +59,7 @@ struct Said<'a> {
     connect_timeout: Option<Duration>,
     retry: Option<&'a form::Retry>,
     hedge: Option<&'a form::Hedge>,
+    mirror: Option<&'a form::Mirror>,
     circuit_breaker: Option<&'a form::CircuitBreaker>,
     failures: Option<&'a [form::Failure]>,
     balance: Option<&'a form::Balance>,
@@ -76,6 +78,7 @@ impl<'a> From<&'a form::Outbound> for Said<'a> {
             connect_timeout: form.connect_timeout.as_ref().map(|d| d.0),
             retry: form.retry.as_ref(),
             hedge: form.hedge.as_ref(),
+            mirror: form.mirror.as_ref(),
             circuit_breaker: form.circuit_breaker.as_ref(),
             failures: form.failures.as_deref(),
             balance: form.balance.as_ref(),
@@ -134,6 +137,7 @@ pub(super) fn resolve(
     let blocks = blocks(files, known, model, ports, problems);
     outbound(files, &blocks, model, problems);
     shaping::upstreams(model);
+    mirror::upstreams(model);
     let mut spans = HashMap::new();
     for file in files {
         for key in ["inbound", "outbound"] {
@@ -206,6 +210,11 @@ fn blocks<'a>(
             for name in form.split.iter().flat_map(BTreeMap::keys).filter(legal) {
                 defined(&UpstreamName::new(name), name, at.key("split").word(name), known, problems);
             }
+            if let Some(to) = form.mirror.as_ref().and_then(|mirror| mirror.to.as_ref()) {
+                let at = at.key("mirror").key("to");
+                defined(&to.0, at.shown(), at, known, problems);
+            }
+            mirror::check(form, at, problems);
             if form.route.is_some() || at.node.lost("route") {
                 continue;
             }
@@ -372,6 +381,7 @@ fn policy(own: Said<'_>, shared: Said<'_>) -> RoutePolicy {
     set(&mut policy.connect_timeout, own.connect_timeout.or(shared.connect_timeout));
     policy.retry = retry::retry(own.retry, shared.retry);
     policy.hedge = hedge::hedge(own.hedge, shared.hedge);
+    policy.mirror = own.mirror.or(shared.mirror).and_then(mirror::mirror);
     policy.circuit_breaker = own.circuit_breaker.or(shared.circuit_breaker).map(breaker::breaker);
     set(&mut policy.failures, own.failures.or(shared.failures).map(breaker::failures));
     if let Some(balance) = own.balance.or(shared.balance).and_then(balance) {

@@ -173,6 +173,7 @@ fn expect(form: Option<&shape::Expect>, at: At<'_>, problems: &mut Problems) -> 
         reason,
         route: form.route.as_ref().map(|word| word.0.as_str().into()),
         to: form.to.as_ref().map(|to| to.0.clone()),
+        mirrored: form.mirrored.as_ref().map(|to| Some(to.0.clone()).filter(|to| to.as_str() != "none")),
         took: form.took.as_ref().map(|took| match took {
             shape::Took::Range(range) => range.0,
             shape::Took::Most(most) => (Duration::ZERO, most.0),
