@@ -44,9 +44,6 @@ pub(super) fn check(form: &form::Outbound, at: At<'_>, problems: &mut Problems) 
         let at = place.key("buffer");
         problems.push(at.problem(format!("`{}` is out of range: it must be at most 1MiB", at.shown())));
     }
-    if mirror.timeout.as_ref().is_some_and(|span| span.0.is_zero()) {
-        problems.push(place.key("timeout").problem("a `timeout` of nothing lets no copy through"));
-    }
     if let Some(compare) = &mirror.compare
         && compare.status == Some(false)
         && compare.body != Some(true)

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::config::model::{Balance, Dns, Drain, Hedge, Limits, Retry, RoutePolicy, Source, Telemetry};
+use crate::config::model::{
+    Balance, Compare, Dns, Drain, Hedge, Limits, Mirror, Retry, RoutePolicy, Source, Telemetry,
+};
 use crate::config::schema::{Which, schema, shape};
 use crate::config::{Environment, check, defaults, load};
 
@@ -192,6 +194,9 @@ fn the_defaults_of_the_reference_are_those_of_the_model() {
     assert_eq!(users.connect_timeout, built_in.connect_timeout);
     assert_eq!(users.balance, Balance::Ewma);
     assert_eq!(users.hedge, Some(Hedge::default()));
+    let mirror = users.mirror.as_deref().unwrap();
+    let built_in = Mirror { host: mirror.host.clone(), ..Mirror::new(mirror.to.clone()) };
+    assert_eq!(*mirror, Mirror { compare: Some(Compare::default()), ..built_in });
     let retry = users.retry.clone().unwrap();
     assert_eq!(Retry { per_try: None, ..retry }, Retry::default());
 }
