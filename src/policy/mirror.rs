@@ -182,8 +182,8 @@ impl Print {
         if compare.status && (self.status, &self.code) != (copy.status, &copy.code) {
             return Some(Difference::Status(status(&self), status(&copy)));
         }
-        let pairs = self.headers.iter().zip(&copy.headers).zip(&compare.headers);
-        for ((real, copy), name) in pairs.filter(|((real, copy), _)| real != copy) {
+        let mut pairs = self.headers.iter().zip(&copy.headers).zip(&compare.headers);
+        if let Some(((real, copy), name)) = pairs.find(|((real, copy), _)| real != copy) {
             return Some(Difference::Header(name.clone(), shown(real), shown(copy)));
         }
         let (Some(real), Some(copy)) = (self.body, copy.body) else { return None };
