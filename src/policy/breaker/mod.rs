@@ -329,6 +329,10 @@ impl Breaker {
         let mut tallied = None;
         loop {
             let seen = self.word.load(SeqCst);
+            // gobreaker looks at its clock whoever comes, a late answer too.
+            if self.forgot(seen, at) {
+                continue;
+            }
             let Word { generation, phase } = Word::unpack(seen);
             // failsafe hears everybody, whenever they began.
             if generation != permit.generation && self.rules.style != Style::Failsafe {
@@ -336,9 +340,6 @@ impl Breaker {
             }
             match phase {
                 Phase::Closed { failures, expires } => {
-                    if self.forgot(seen, at) {
-                        continue;
-                    }
                     let over = *tallied.get_or_insert_with(|| self.tally(verdict.failed, slow, at));
                     let failures = if verdict.failed { failures.saturating_add(1).min(MOST) } else { 0 };
                     let limit = self.rules.consecutive_failures;

@@ -206,3 +206,17 @@ fn gobreaker_forgets_a_row_at_each_interval() {
     assert_eq!(bench.state(), State::HalfOpen);
     assert!(bench.start < bench.now);
 }
+
+#[test]
+fn a_late_answer_begins_the_time_in_which_gobreaker_counts() {
+    let mut bench = Bench::new(Rules::preset(Style::Gobreaker));
+    let late = bench.admit().unwrap();
+    bench.wait(11 * SECOND);
+    bench.call(false);
+    bench.wait(11 * SECOND);
+    assert_eq!(bench.end(late, true, Duration::ZERO), None, "it is not heard");
+    bench.wait(4 * SECOND);
+    (0..5).for_each(|_| assert_eq!(bench.call(true), None));
+    bench.wait(7 * SECOND);
+    assert_eq!(bench.call(true), None, "ten seconds after the late one all is forgotten");
+}
