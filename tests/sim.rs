@@ -8,6 +8,8 @@
 mod breaker;
 #[path = "sim/budget.rs"]
 mod budget;
+#[path = "sim/ejection.rs"]
+mod ejection;
 #[path = "sim/limiter.rs"]
 mod limiter;
 

@@ -4,7 +4,7 @@
 //! how many are out, and that the last one stays, can't be held by workers that
 //! each see a part. Workers count, and ring when a limit is reached.
 //!
-//! What always holds (`ejection/tests.rs` tries it on thousands of schedules):
+//! What always holds (`tests/sim/ejection.rs` tries it on thousands of schedules):
 //! - never more are out than `max_percent` of all, rounded up, nor the last one
 //!   that can be used, unless `max_percent` is 100 %;
 //! - an endpoint that fails nothing is never accused, hence never out;

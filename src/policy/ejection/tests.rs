@@ -1,8 +1,6 @@
-//! The judge under thousands of hostile schedules.
+//! The judge, one rule at a time; `tests/sim/ejection.rs` plays hostile schedules.
 
 use super::*;
-
-const SEEDS: u64 = 2_000;
 
 fn rules(max_percent: f64) -> Ejection {
     Ejection { max_percent, ..Ejection::default() }
@@ -93,71 +91,4 @@ fn outliers_are_far_below_the_mean_and_only_with_enough_calls() {
     assert_eq!(of(&[good, good, (980, 20), good, good]), [0; 0], "too small a difference");
     assert_eq!(of(&[(500, 500); 6]), [0; 0], "all are alike");
     assert_eq!(of(&[good; 6]), [0; 0]);
-}
-
-/// Endpoints that fail and heal at random, come and go; the judge is asked as
-/// the control thread would.
-#[test]
-fn the_invariants_hold_under_hostile_schedules() {
-    for seed in 0..SEEDS {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let max_percent = [0.0, 0.1, 0.34, 0.5, 0.9, 1.0][random.usize(..6)];
-        let rules = rules(max_percent);
-        let longest = rules.time.1;
-        let mut judge = Judge::new(Some(rules.clone()));
-        let mut total = random.usize(1..12);
-        let mut sick: Vec<bool> = (0..total).map(|_| random.f64() < 0.4).collect();
-        let mut now = Instant::now();
-        let mut out_since: HashMap<u32, Instant> = HashMap::new();
-        for step in 0..300 {
-            now += Duration::from_millis(random.u64(1..3_000));
-            for who in judge.returns(now) {
-                let since = out_since.remove(&who).expect("it was out");
-                assert!(now - since <= longest + Duration::from_secs(3), "seed {seed}: out for too long");
-            }
-            match random.u8(..20) {
-                0 if total > 1 => {
-                    total -= 1;
-                    judge.forget(total as u32);
-                    out_since.remove(&(total as u32));
-                    sick.pop();
-                    judge.fit(total, now).iter().for_each(|who| _ = out_since.remove(who));
-                }
-                1 => {
-                    total += 1;
-                    sick.push(random.bool());
-                }
-                2 => sick.iter_mut().for_each(|one| *one = random.bool()),
-                3 => sick.fill(true),
-                4 => sick.fill(false),
-                _ => {}
-            }
-            for who in 0..total as u32 {
-                if !sick[who as usize] || judge.out(who).is_some() {
-                    continue;
-                }
-                let failing = (0..total as u32).filter(|w| sick[*w as usize] || judge.out(*w).is_some());
-                let scene = Scene { total, in_use: total - judge.count(), failing: failing.count() };
-                match judge.accuse(who, Cause::Failures, scene, now, &mut random) {
-                    Verdict::Out(out) => {
-                        assert!(out.until > now && out.until - now <= longest);
-                        out_since.insert(who, now);
-                    }
-                    Verdict::Stays => {}
-                    Verdict::AllFail(back) => {
-                        assert_eq!(judge.count(), 0, "seed {seed}");
-                        back.iter().for_each(|who| _ = out_since.remove(who));
-                    }
-                }
-                let most = ((max_percent * total as f64).ceil() as usize).min(total);
-                assert!(judge.count() <= most, "seed {seed}, step {step}: too many are out");
-                assert!(max_percent >= 1.0 || judge.count() < total, "seed {seed}: the last one is out");
-            }
-            assert_eq!(judge.count(), out_since.len(), "seed {seed}, step {step}");
-        }
-        sick.fill(false);
-        now += longest;
-        judge.returns(now);
-        assert_eq!((judge.count(), judge.next()), (0, None), "seed {seed}: all come back");
-    }
 }
