@@ -18,6 +18,9 @@ const PROBATION: u32 = 1 << 2;
 /// Its share grows.
 const WARMING: u32 = 1 << 3;
 
+/// How often it has come back, in the bits from here on.
+const RETURN: u32 = 1 << 8;
+
 /// The least share of an endpoint whose share grows.
 const LEAST_SHARE: f64 = 0.1;
 
@@ -213,6 +216,7 @@ impl Vitals {
             if sick { self.state.fetch_or(SICK, Relaxed) } else { self.state.fetch_and(!SICK, Relaxed) };
         let news = (before & SICK != 0) != sick;
         if news && !sick {
+            self.state.fetch_add(RETURN, Relaxed);
             self.warm(now);
         }
         news
@@ -232,10 +236,19 @@ impl Vitals {
             self.state.fetch_or(PROBATION, Relaxed);
         }
         let ends = if probation { EJECTED } else { EJECTED | PROBATION };
-        self.state.fetch_and(!ends, Relaxed);
+        let before = self.state.fetch_and(!ends, Relaxed);
+        if before & EJECTED != 0 {
+            self.state.fetch_add(RETURN, Relaxed);
+        }
         if probation {
             self.warm(now);
         }
+    }
+
+    /// A number that changes when it comes back: what workers have measured
+    /// before says nothing of it any more.
+    pub fn returns(&self) -> u32 {
+        self.state.load(Relaxed) / RETURN
     }
 
     /// Its share grows from now on, where the upstream wants that.
@@ -309,6 +322,23 @@ mod tests {
         vitals.let_in(false, now);
         vitals.note(Class::Silent);
         assert_eq!((vitals.cause(), vitals.state(now)), (None, "in_use"), "nothing is held against it");
+    }
+
+    #[test]
+    fn who_comes_back_is_known_to() {
+        let now = Instant::now();
+        let vitals = Vitals::new(&Watch::new(now));
+        let before = vitals.returns();
+        vitals.let_in(false, now);
+        vitals.set_sick(true, now);
+        vitals.eject();
+        assert_eq!(vitals.returns(), before);
+        vitals.let_in(true, now);
+        assert_ne!(vitals.returns(), before);
+        let before = vitals.returns();
+        vitals.set_sick(false, now);
+        assert_ne!(vitals.returns(), before);
+        assert_eq!(vitals.state(now), "on_probation");
     }
 
     #[test]

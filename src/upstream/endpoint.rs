@@ -61,6 +61,8 @@ pub struct Endpoint {
     requests: Cell<u64>,
     failures: Cell<u64>,
     away: Cell<Option<Away>>,
+    /// How often it had come back when this was measured.
+    returns: Cell<u32>,
     idle: RefCell<Vec<Idle>>,
     http2: RefCell<Vec<Http2>>,
     /// When it was last found to take no upgrades over HTTP/2.
@@ -110,6 +112,7 @@ impl Endpoint {
         Rc::new(Self {
             facts,
             slot,
+            returns: Cell::new(vitals.returns()),
             vitals,
             latency: Cell::default(),
             active: Cell::new(0),
@@ -247,7 +250,18 @@ impl Endpoint {
 
     /// Whether it could not be reached a moment ago.
     pub fn is_away(&self, now: Instant) -> bool {
+        self.renew();
         self.away.get().is_some_and(|away| away.until > now)
+    }
+
+    /// What it was like before it was left out is forgotten once it is back:
+    /// else the average of its failures would keep calls from it much longer.
+    fn renew(&self) {
+        let returns = self.vitals.returns();
+        if self.returns.replace(returns) != returns {
+            self.latency.take();
+            self.away.take();
+        }
     }
 
     /// A request begins.

@@ -1,6 +1,6 @@
 //! What takes root: transparent capture with the kernel's own rules, in two pods,
 //! each a network namespace with a service and a sidecar that runs as user 8700;
-//! and several users of one machine.
+//! several users of one machine; and endpoints that end in hard ways.
 //!
 //! Capture happens in namespaces that the tests make and delete; the rules of the
 //! machine itself are never written.
@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod capture;
+mod endings;
 mod place;
 mod rules;
 #[allow(dead_code, unused_imports, reason = "shared with the tests in process")]

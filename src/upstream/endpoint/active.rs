@@ -87,7 +87,9 @@ impl Active {
         let endpoint = &self.endpoint;
         endpoint.vitals.note(class);
         endpoint.failures.set(endpoint.failures.get() + 1);
-        endpoint.observe(now, now.saturating_duration_since(self.started).max(UNABLE));
+        let waited = now.saturating_duration_since(self.started);
+        // Who is passed over for a while need not count as slow after it.
+        endpoint.observe(now, if unreachable { waited } else { waited.max(UNABLE) });
         if unreachable {
             let lasted = match endpoint.away.get() {
                 // One absence, however many calls meet it at once.

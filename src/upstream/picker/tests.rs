@@ -122,6 +122,21 @@ fn a_slow_endpoint_gets_less() {
 }
 
 #[test]
+fn who_is_back_is_called_at_once_and_who_refused_is_not_slow() {
+    let pool = Pool::of(3);
+    let later = pool.now + Duration::from_millis(300);
+    (0..3).for_each(|port| pool.endpoint(port).begin(pool.now).answered(pool.now, Class::Good));
+    let (failing, refusing) = (pool.endpoint(0), pool.endpoint(1));
+    failing.begin(pool.now).failed(pool.now, Class::Silent, false);
+    refusing.begin(pool.now).failed(pool.now, Class::Silent, true);
+    let shares = pool.shares(&Balance::Ewma, later);
+    assert!(shares[0] == 0.0 && shares[1] > 0.1, "{shares:?}");
+    pool.member(0).vitals.eject();
+    pool.member(0).vitals.let_in(true, later);
+    assert!(pool.shares(&Balance::Ewma, later)[0] > 0.1, "back");
+}
+
+#[test]
 fn who_is_out_is_not_picked_before_and_after_the_set_is_built_anew() {
     for balance in WAYS {
         let mut pool = Pool::of(4);
