@@ -308,13 +308,17 @@ fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// A longer cell does not make its column wider.
+const LONG: usize = 64;
+
 /// Columns as wide as what they hold; the last one is not filled up.
 pub(super) fn table(rows: &[Vec<String>], indent: &str) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
     let width = |column: usize| {
-        rows.iter().map(|row: &Vec<String>| row[column].chars().count()).max().unwrap_or_default()
+        let counts = rows.iter().map(|row: &Vec<String>| row[column].chars().count());
+        counts.filter(|count| *count <= LONG).max().unwrap_or_default()
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
