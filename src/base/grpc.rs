@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, request};
 /// How long the caller waits.
 pub const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// The names of the codes, from 0 on.
+/// The names of the codes, from 0 on
+/// (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>).
 pub const CODES: [&str; 17] = [
     "OK",
     "CANCELLED",

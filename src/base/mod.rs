@@ -14,6 +14,7 @@ pub mod origin;
 pub mod protocol;
 pub mod proxy_protocol;
 pub mod readiness;
+pub mod rpc;
 pub mod timers;
 pub mod trail;
 

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, HeaderName, header};
 use prost::Message;
 
+use crate::base::rpc::{RetryInfo, Status};
 use crate::base::{Reason, Side};
 
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
@@ -29,38 +30,6 @@ pub enum Advice {
     After(Duration),
     /// Not at all.
     Never,
-}
-
-/// `google.rpc.Status`, as far as it matters here.
-#[derive(Clone, PartialEq, Message)]
-struct Status {
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Any>,
-}
-
-/// `google.protobuf.Any`.
-#[derive(Clone, PartialEq, Message)]
-struct Any {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-/// `google.rpc.RetryInfo`.
-#[derive(Clone, PartialEq, Message)]
-struct RetryInfo {
-    #[prost(message, optional, tag = "1")]
-    retry_delay: Option<Delay>,
-}
-
-/// `google.protobuf.Duration`.
-#[derive(Clone, Copy, PartialEq, Message)]
-struct Delay {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
 }
 
 impl Advice {
@@ -115,6 +84,7 @@ fn retry_info(headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::rpc::{Any, Delay};
     use http::HeaderValue;
 
     fn advice(fields: &[(&'static str, &str)]) -> Advice {
@@ -130,7 +100,7 @@ mod tests {
         let any =
             Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".into(), value: info.encode_to_vec() };
         let other = Any { type_url: "type.googleapis.com/google.rpc.ErrorInfo".into(), value: vec![10, 0] };
-        Status { details: vec![other, any] }.encode_to_vec()
+        Status { details: vec![other, any], ..Status::default() }.encode_to_vec()
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::Answer;
 use super::connection::Door;
 use crate::base::error::{Facts, GrpcCode};
+use crate::base::rpc::{Any, Delay, ErrorInfo, RetryInfo, Status};
 use crate::base::{ProxyError, Reason};
 use crate::codec::Body;
 use crate::policy::transcode::web::Web;
@@ -41,54 +42,6 @@ struct Problem<'a> {
     service: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<String>,
-}
-
-/// `google.rpc.Status`
-/// (<https://github.com/googleapis/googleapis/blob/master/google/rpc/status.proto>).
-#[derive(Clone, PartialEq, Message)]
-struct Status {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Any>,
-}
-
-/// `google.protobuf.Any`.
-#[derive(Clone, PartialEq, Message)]
-struct Any {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-/// `google.rpc.ErrorInfo`.
-#[derive(Clone, PartialEq, Message)]
-struct ErrorInfo {
-    #[prost(string, tag = "1")]
-    reason: String,
-    #[prost(string, tag = "2")]
-    domain: String,
-    #[prost(btree_map = "string, string", tag = "3")]
-    metadata: std::collections::BTreeMap<String, String>,
-}
-
-/// `google.rpc.RetryInfo`.
-#[derive(Clone, PartialEq, Message)]
-struct RetryInfo {
-    #[prost(message, optional, tag = "1")]
-    retry_delay: Option<ProtoDuration>,
-}
-
-/// `google.protobuf.Duration`.
-#[derive(Clone, PartialEq, Message)]
-struct ProtoDuration {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
 }
 
 impl Form {
@@ -192,7 +145,7 @@ pub(super) fn grpc(
     if let Some(after) = after {
         let seconds = i64::try_from(after.as_secs()).unwrap_or(i64::MAX);
         let nanos = i32::try_from(after.subsec_nanos()).unwrap_or_default();
-        let delay = ProtoDuration { seconds, nanos };
+        let delay = Delay { seconds, nanos };
         details.push(any("RetryInfo", &RetryInfo { retry_delay: Some(delay) }));
     }
     let code = code(error, facts);

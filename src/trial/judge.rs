@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::service::Seen;
 use super::world::{Answer, Got};
 use crate::base::Reason;
+use crate::base::grpc::CODES;
 use crate::config::Model;
 use crate::config::model::{Expect, Outcome, Status, Step};
 use crate::config::units;
@@ -95,27 +96,6 @@ fn status(status: Status) -> String {
         }
     }
 }
-
-/// <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>
-const CODES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 /// An attempt, for a person.
 pub fn shown(seen: &Seen) -> String {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::base::grpc;
+
 /// The largest `retry.buffer`.
 pub const MAX_BUFFER: u64 = 1 << 20;
 
@@ -59,27 +61,6 @@ pub enum OnlyIf {
     Always,
 }
 
-/// The codes of gRPC by their numbers, but for OK
-/// (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>).
-pub(crate) const GRPC_CODES: [&str; 16] = [
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 /// UNAVAILABLE.
 const UNAVAILABLE: u8 = 14;
 
@@ -109,9 +90,7 @@ impl RetryOn {
             Self::Gateway => "gateway".into(),
             Self::Timeout => "timeout".into(),
             Self::Status(status) => status.to_string(),
-            Self::Grpc(code) => {
-                GRPC_CODES.get(usize::from(code).wrapping_sub(1)).copied().unwrap_or("OK").into()
-            }
+            Self::Grpc(code) => grpc::CODES.get(usize::from(code)).copied().unwrap_or("UNKNOWN").into(),
         }
     }
 }
