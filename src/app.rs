@@ -3,6 +3,7 @@
 mod asking;
 mod counting;
 mod gather;
+mod keys;
 mod registered;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ use crate::base::drain::{self, Stage};
 use crate::base::readiness::{Condition, Readiness};
 use crate::config::{Model, Values};
 use crate::discovery::{Discovery, values};
-use crate::proxy::{self, Gate, Instance, Layer, Rates};
+use crate::proxy::{self, Gate, Instance, Keyrings, Layer, Rates};
 use crate::runtime::{self, Order, Plan};
 use crate::telemetry::{Metrics, names};
 use crate::upstream::{Board, Fuses, Keepers, Quotas};
@@ -150,6 +151,7 @@ impl App {
             board: board.clone(),
             counts,
             fuses: instance.fuses().clone(),
+            keyrings: instance.keyrings().clone(),
             metrics: app.metrics.clone(),
             readiness: app.readiness.clone(),
             inbound: app.addresses.inbound,
@@ -345,6 +347,7 @@ struct Control {
     board: Board,
     counts: (Quotas, Rates),
     fuses: Fuses,
+    keyrings: Keyrings,
     metrics: Metrics,
     readiness: Readiness,
     inbound: SocketAddr,
@@ -381,6 +384,7 @@ impl Control {
         if let Some(values) = values {
             spawn_local(values::follow(values));
         }
+        spawn_local(keys::follow(self.keyrings.clone(), metrics.clone()));
         let rates = self.counts.1.clone();
         spawn_local(counting::count(rates.clone(), self.model.subscribe()));
         spawn_local(async move {

@@ -47,6 +47,12 @@ pub enum Reason {
     EgressDenied,
     /// The request has passed through this sidecar already.
     LoopDetected,
+    /// The route's `allow` asks who calls, and the caller has not proven it.
+    Unauthenticated,
+    /// The route's `allow` does not let this caller in.
+    PermissionDenied,
+    /// The caller's token can't be checked: its issuer's keys are not there.
+    KeysUnavailable,
     /// The caller has called more often than the route's `rate_limit` lets it.
     RateLimited,
     /// A limit of the sidecar itself is reached.
@@ -145,7 +151,7 @@ pub struct Told {
 
 impl Reason {
     /// Every reason, for the documentation's and the tests' sake.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 38] = [
         Self::MalformedRequest,
         Self::TargetTooLong,
         Self::HeaderTooLarge,
@@ -158,6 +164,9 @@ impl Reason {
         Self::NoRoute,
         Self::EgressDenied,
         Self::LoopDetected,
+        Self::Unauthenticated,
+        Self::PermissionDenied,
+        Self::KeysUnavailable,
         Self::RateLimited,
         Self::Overload,
         Self::FaultInjected,

@@ -3,6 +3,7 @@
 
 pub mod consul;
 pub mod health;
+pub mod jwks;
 pub mod kubernetes;
 pub mod redis;
 

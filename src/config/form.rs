@@ -5,6 +5,7 @@
 //! Every key is optional here, also those that the schema requires: what is
 //! missing was reported by the check of the shape, and the rest is still read.
 
+mod authorize;
 mod breaker;
 mod consul;
 mod fitness;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 
 use super::text::{Bind, GrpcService, Network, Pause, ServiceName, Size, Span, UrlPath, Word};
 
+pub use authorize::*;
 pub use breaker::*;
 pub use consul::*;
 pub use fitness::*;
@@ -69,6 +71,8 @@ pub struct Main {
     pub telemetry: Option<Telemetry>,
     /// What counts for all sidecars, where a `rate_limit` is `shared`.
     pub rate_limits: Option<RateServers>,
+    /// How callers prove who they are.
+    pub authentication: Option<Authentication>,
     /// Routes of calls to the service.
     pub inbound: Option<Vec<Inbound>>,
     /// Routes of calls that the service makes.

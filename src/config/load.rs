@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use super::authorize;
 use super::descriptor;
 use super::expand::{self, Environment, Sources};
 use super::form;
-use super::model::{Model, Source};
+use super::model::{Authentication, Model, Source};
 use super::problem::{Problem, Problems};
 use super::resolve::{self, At, Routes};
 use super::schema::{self, Which};
@@ -98,6 +99,7 @@ pub fn load_policy(path: &Path, environment: &Environment) -> Result<Loaded, Pro
     let Some(root) = root else { return Err(loader.refuse_problems()) };
     let mut routes: Vec<Routes> = routes.into_iter().collect();
     loader.descriptors(&mut routes);
+    loader.authorization(None, None, &mut routes);
     let at = At::root(&file, &root);
     let model = resolve::resolve(&form::Main::default(), at, &routes, environment, &mut loader.problems);
     loader.finish(model).map_err(|refused| refused.problems)
@@ -173,6 +175,7 @@ impl<'a> Loader<'a> {
             root: root.clone(),
             inbound_json: BTreeMap::new(),
             outbound_json: BTreeMap::new(),
+            inbound_allow: BTreeMap::new(),
         }];
         for path in self.policies(&main, At::root(&file, &root), policies) {
             let Some(text) = self.read(&path) else { continue };
@@ -181,7 +184,8 @@ impl<'a> Loader<'a> {
         }
         self.descriptors(&mut routes);
         let at = At::root(&file, &root);
-        let model = resolve::resolve(&main, at, &routes, self.environment, &mut self.problems);
+        let authentication = self.authorization(main.authentication.as_ref(), Some(at), &mut routes);
+        let mut model = resolve::resolve(&main, at, &routes, self.environment, &mut self.problems);
         let consul = model.discovery.iter().any(|source| matches!(source, Source::Consul(_)));
         if let Some(first) = self.holes.iter().next()
             && !consul
@@ -191,6 +195,7 @@ impl<'a> Loader<'a> {
             let problem = Problem { message: message.into(), warning: false, ..first.clone() };
             self.problems.push(problem.help("add `- consul: {}` to `discovery` in pillion.yaml"));
         }
+        model.authentication = authentication;
         self.finish(model)
     }
 
@@ -284,7 +289,8 @@ impl<'a> Loader<'a> {
         let (inbound, outbound) = (form.inbound.unwrap_or_default(), form.outbound.unwrap_or_default());
         let (inbound_json, outbound_json) = (BTreeMap::new(), BTreeMap::new());
         let tests = form.tests.unwrap_or_default();
-        Some(Routes { file, root, inbound, outbound, tests, inbound_json, outbound_json })
+        let inbound_allow = BTreeMap::new();
+        Some(Routes { file, root, inbound, outbound, tests, inbound_json, outbound_json, inbound_allow })
     }
 
     /// The descriptor files that the entries name.
@@ -297,6 +303,31 @@ impl<'a> Loader<'a> {
             (&path, content).hash(&mut self.hasher);
             self.watched.push(path);
         }
+    }
+
+    /// Who is believed, and who may call, with the files of keys that say so.
+    /// `main` is missing for a policy file by itself.
+    fn authorization(
+        &mut self,
+        form: Option<&form::Authentication>,
+        main: Option<At<'_>>,
+        routes: &mut [Routes],
+    ) -> Authentication {
+        let mut files = authorize::Files::default();
+        let known = main.map(|at| files.authentication(form, at, &mut self.problems));
+        // An issuer that could not be read is known all the same.
+        let written = form.and_then(|form| form.jwt.as_ref()).map_or(0, Vec::len);
+        let lost = |at: At<'_>| at.lost("authentication") || at.key("authentication").lost("jwt");
+        let whole = |known: &&Authentication| known.jwt.len() == written && !main.is_some_and(lost);
+        let issuers = known.as_ref().filter(whole);
+        for file in routes {
+            files.read(file, issuers, &mut self.problems);
+        }
+        for (path, content) in files.read {
+            (&path, content).hash(&mut self.hasher);
+            self.watched.push(path);
+        }
+        known.unwrap_or_default()
     }
 
     /// The policy files, sorted; each once.

@@ -5,12 +5,14 @@
 //! serde_yaml → [`resolve`] → [`Model`]. Each step reports all that is wrong and
 //! lets the next one see what is left.
 
+mod authorize;
 mod call;
 pub mod check;
 mod descriptor;
 pub mod dev;
 mod expand;
 mod form;
+mod jwks;
 mod load;
 pub mod model;
 mod problem;

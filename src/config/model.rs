@@ -5,6 +5,7 @@
 //! The file's own shape is in `form.rs`; the way from there to here is
 //! `resolve.rs`. Where each value was written stands in [`Model::sources`].
 
+mod authorize;
 mod breaker;
 mod consul;
 mod failures;
@@ -28,6 +29,10 @@ use std::time::Duration;
 use http::Method;
 use http::header::HeaderName;
 
+pub use self::authorize::{
+    Algorithm, Allow, Allowed, ApiKeys, Authentication, Issuer, KeySet, Keys, KeysUrl, TokenFrom, TokenRule,
+    Who,
+};
 pub use self::breaker::{CircuitBreaker, Fallback, Mode, Rules, Scope, Style};
 pub use self::consul::{Consistency, Consul, ConsulInstances, ConsulTls, ConsulToken};
 pub use self::failures::Failures;
@@ -65,6 +70,8 @@ pub struct Model {
     pub telemetry: Telemetry,
     /// What counts for all sidecars; `None` where each counts for itself.
     pub rate_server: Option<RateServer>,
+    /// How callers prove who they are.
+    pub authentication: Authentication,
     /// The upstreams that a policy names.
     pub upstreams: BTreeMap<UpstreamName, Upstream>,
     /// Routes of calls to the service, in the order of the files.
@@ -270,6 +277,8 @@ pub struct RoutePolicy {
     pub grpc_web: bool,
     /// How calls with JSON become gRPC calls; `None`: they don't.
     pub json: Option<Arc<Json>>,
+    /// Who may call; `None`: everyone.
+    pub allow: Option<Arc<Allow>>,
     /// How many calls there may be; all must hold. Empty: any number.
     pub rate_limits: Vec<RateLimit>,
     /// What is changed of its calls, or answered in place of the upstream;
@@ -281,7 +290,9 @@ impl RoutePolicy {
     /// Whether it refuses calls or changes them, which holds only for a caller
     /// whose calls can be told apart.
     pub fn holds(&self) -> bool {
-        self.shaping.is_some() || self.rate_limits.iter().any(|limit| !limit.shadow)
+        self.shaping.is_some()
+            || self.rate_limits.iter().any(|limit| !limit.shadow)
+            || self.allow.as_ref().is_some_and(|allow| allow.holds())
     }
 }
 
@@ -351,6 +362,7 @@ impl Default for RoutePolicy {
             balance: Balance::Ewma,
             grpc_web: false,
             json: None,
+            allow: None,
             rate_limits: Vec::new(),
             shaping: None,
         }
@@ -411,6 +423,7 @@ impl Model {
             egress: Egress::default(),
             telemetry: Telemetry::default(),
             rate_server: None,
+            authentication: Authentication::default(),
             upstreams: BTreeMap::new(),
             inbound: Vec::new(),
             outbound: Vec::new(),

@@ -26,8 +26,8 @@ use self::ports::Port;
 use super::expand::Environment;
 use super::form;
 use super::model::{
-    Dns, Drain, Egress, Health, HealthQuestion, Json, Limits, Listen, Local, Locality, Model, Propagator,
-    RoutePolicy, Service, Source, Telemetry,
+    Allow, Authentication, Dns, Drain, Egress, Health, HealthQuestion, Json, Limits, Listen, Local, Locality,
+    Model, Propagator, RoutePolicy, Service, Source, Telemetry,
 };
 use super::problem::{Problem, Problems};
 use super::text::Size;
@@ -58,11 +58,18 @@ pub(super) struct Routes {
     pub inbound_json: BTreeMap<usize, Arc<Json>>,
     /// The same.
     pub outbound_json: BTreeMap<usize, Arc<Json>>,
+    /// What `allow` of these entries says, by their number.
+    pub inbound_allow: BTreeMap<usize, Arc<Allow>>,
 }
 
 impl<'a> At<'a> {
     pub(super) fn root(file: &'a File, node: &'a Node) -> Self {
         Self { file, node, span: node.span }
+    }
+
+    /// The file that it stands in.
+    pub(super) fn file_name(self) -> &'a str {
+        &self.file.name
     }
 
     /// The value of `key`; where it is missing, this value.
@@ -74,7 +81,7 @@ impl<'a> At<'a> {
     }
 
     /// The key itself.
-    fn word(self, key: &str) -> Self {
+    pub(super) fn word(self, key: &str) -> Self {
         match self.node.entry(key) {
             Some(entry) => Self { file: self.file, node: &entry.value, span: entry.span },
             None => self,
@@ -88,7 +95,7 @@ impl<'a> At<'a> {
         }
     }
 
-    fn origin(self) -> Origin {
+    pub(super) fn origin(self) -> Origin {
         self.file.origin(self.span)
     }
 
@@ -194,6 +201,7 @@ pub(super) fn model(name: UpstreamName, address: Option<SocketAddr>, environment
         egress: Egress::default(),
         telemetry: Telemetry::default(),
         rate_server: None,
+        authentication: Authentication::default(),
         upstreams: BTreeMap::new(),
         inbound: Vec::new(),
         outbound: Vec::new(),

@@ -109,6 +109,8 @@ formats! {
     ConsulAddress(String) = "pillion-consul" "an address such as `http://127.0.0.1:8500`" r"^.+$" consul_address;
     /// Where Redis is.
     RedisAddress(String) = "pillion-redis" "an address such as `redis://127.0.0.1:6379`" r"^.+$" redis_address;
+    /// Where keys are fetched.
+    JwksUrl(String) = "pillion-jwks-url" "a URL such as `https://id.example/keys.json`" r"^https?://.+$|\$\{" jwks_url;
     /// A call that nobody sends.
     Called(crate::config::Call) = "pillion-call" "a call such as `GET http://users/v1/users`" r"^.+$" called;
     /// A word that is not empty.
@@ -238,6 +240,16 @@ fn grpc_service(text: &str) -> Result<String, String> {
 
 fn called(text: &str) -> Result<crate::config::Call, String> {
     text.parse()
+}
+
+fn jwks_url(text: &str) -> Result<String, String> {
+    let wrong = || format!("`{text}` is no URL: write it like `https://id.example/keys.json`");
+    let url: http::Uri = text.parse().map_err(|_| wrong())?;
+    let known = matches!(url.scheme_str(), Some("http" | "https"));
+    match url.authority() {
+        Some(authority) if known && !authority.as_str().contains('@') => Ok(text.to_owned()),
+        _ => Err(wrong()),
+    }
 }
 
 fn word(text: &str) -> Result<String, String> {

@@ -2,6 +2,7 @@
 //! time and a random generator from their caller.
 
 pub mod advice;
+pub mod authorize;
 pub mod balance;
 pub mod breaker;
 pub mod budget;

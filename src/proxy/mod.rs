@@ -4,6 +4,7 @@
 mod ahead;
 mod announced;
 mod answer;
+mod authorize;
 mod breaker;
 mod captured;
 mod connection;
@@ -12,6 +13,7 @@ mod detect;
 mod egress;
 mod ending;
 mod hedges;
+mod keyrings;
 mod ledger;
 mod listener;
 mod mirror;
@@ -38,6 +40,7 @@ mod worker;
 
 pub use answer::Answer;
 pub use connection::{Door, Gate, detected as serve_on};
+pub use keyrings::{Keyrings, Ring};
 pub use ledger::{Ledger, Ledgers, Lost, Taking};
 pub use listener::{accept, bind, bind_ipv6};
 pub use rates::Rates;

@@ -14,6 +14,7 @@ use super::retries::ATTEMPTS;
 use super::stack::Call;
 use crate::base::{Authority, ProxyError, Reason};
 use crate::codec::{Body, Exchange, Upgrade};
+use crate::policy::authorize::{CLIENT_BY, CLIENT_ID};
 use crate::telemetry::propagate;
 use crate::telemetry::record::Direction;
 
@@ -38,6 +39,10 @@ pub fn request(head: &mut request::Parts, door: &Door, exchange: &Exchange) -> R
     head.headers.remove(CONTENT_LENGTH);
     set_host(head, exchange.authority.as_ref(), door);
     if door.direction == Direction::Inbound {
+        if seen.client {
+            head.headers.remove(&CLIENT_ID);
+            head.headers.remove(&CLIENT_BY);
+        }
         forwarded(&mut head.headers, door.peer);
     }
     append(&mut head.headers, VIA, via, seen.via);
@@ -83,6 +88,8 @@ struct Seen {
     date: bool,
     error: bool,
     attempts: bool,
+    /// Who calls: only this sidecar may say it to its service.
+    client: bool,
 }
 
 impl Seen {
@@ -102,6 +109,7 @@ impl Seen {
                 | "http2-settings" => seen.dropped = true,
                 "pillion-error" => seen.error = true,
                 "pillion-attempts" => seen.attempts = true,
+                "pillion-client-id" | "pillion-client-by" => seen.client = true,
                 _ => {}
             }
         }

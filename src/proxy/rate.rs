@@ -145,13 +145,34 @@ fn again() -> ProxyError {
 /// they are written, until one refuses.
 fn check(route: &Route, call: &Call) -> Result<Fields, ProxyError> {
     let now = clock::now();
-    let mut fields = Fields::default();
+    let early = route.policy.allow.is_some();
+    let mut fields = call.head.extensions.get::<Fields>().filter(|_| early).cloned().unwrap_or_default();
     let limits = route.policy.rate_limits.iter().zip(&route.rates);
-    for (limit, rated) in limits.filter(|(_, rated)| rated.share.is_none()) {
+    let due = |limit: &RateLimit| !early || limit.quota.per != Per::Source;
+    for (limit, rated) in limits.filter(|(limit, rated)| rated.share.is_none() && due(limit)) {
         let verdict = of_caller(&limit.quota.per, call, |value| rated.limiter.take(value, now));
         fields.weigh(limit, rated, verdict)?;
     }
     Ok(fields)
+}
+
+/// Asks the limits that count by nothing but the caller's address, before it is
+/// known who that is.
+pub fn by_source(route: &Route, ip: IpAddr, extensions: &mut http::Extensions) -> Result<(), ProxyError> {
+    if route.rates.is_empty() {
+        return Ok(());
+    }
+    let now = clock::now();
+    let mut fields = Fields::default();
+    let limits = route.policy.rate_limits.iter().zip(&route.rates);
+    for (limit, rated) in
+        limits.filter(|(limit, rated)| rated.share.is_none() && limit.quota.per == Per::Source)
+    {
+        let verdict = of_address(ip, |value| rated.limiter.take(value, now));
+        fields.weigh(limit, rated, verdict)?;
+    }
+    extensions.insert(fields);
+    Ok(())
 }
 
 /// Asks the limits that all sidecars count together, one after the other. All of
@@ -195,18 +216,29 @@ async fn ask(call: Rc<Call>, mut fields: Fields) -> Result<Fields, ProxyError> {
 fn of_caller<T>(per: &Per, call: &Call, take: impl FnOnce(Option<&[u8]>) -> T) -> T {
     match per {
         Per::All => take(None),
-        // Nobody knows callers by more than their address as yet.
-        Per::Client | Per::Source => match call.peer().ip().to_canonical() {
-            IpAddr::V4(ip) => take(Some(&ip.octets())),
-            // One subscriber has a /64 (RFC 6177).
-            IpAddr::V6(ip) => take(Some(&ip.octets()[..8])),
+        Per::Client => match call.identity.as_ref().and_then(|identity| identity.key()) {
+            Some(client) => take(Some(&client)),
+            None => of_address(call.peer().ip(), take),
         },
+        Per::Source => of_address(call.peer().ip(), take),
+        Per::Claim(name) => {
+            let claim = call.identity.as_ref().and_then(|identity| identity.claim(name));
+            take(claim.as_ref().map(|claim| claim.as_bytes()))
+        }
         Per::Header(name) => take(call.head.headers.get(name).map(HeaderValue::as_bytes)),
         Per::Path(index) => {
             let first = call.head.extensions.get::<FirstPath>();
             let path = first.map_or(call.head.uri.path(), |first| &first.0);
             take(routes::segment(path, *index).as_deref())
         }
+    }
+}
+
+fn of_address<T>(ip: IpAddr, take: impl FnOnce(Option<&[u8]>) -> T) -> T {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => take(Some(&ip.octets())),
+        // One subscriber has a /64 (RFC 6177).
+        IpAddr::V6(ip) => take(Some(&ip.octets()[..8])),
     }
 }
 
@@ -221,7 +253,7 @@ fn refusal(limit: &RateLimit, wait: Duration, fields: &mut Fields) -> ProxyError
 }
 
 /// `RateLimit` and `RateLimit-Policy`, lists of structured fields (RFC 9651).
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Fields {
     left: String,
     policy: String,

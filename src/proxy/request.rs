@@ -17,10 +17,11 @@ use super::shaping::{self, Afterwards, Struck};
 use super::stack::{self, Call};
 use super::transcode::{self, Translation};
 use super::waits::Begun;
-use super::{Answer, answer, breaker, prepare, reply, sizes, tunnel};
+use super::{Answer, answer, authorize, breaker, prepare, reply, sizes, tunnel};
 use crate::base::{Protocol, ProxyError};
 use crate::codec::{Body, Exchange, Takeover, Upgrade};
-use crate::telemetry::record::Record;
+use crate::policy::authorize::Identity;
+use crate::telemetry::record::{Direction, Record};
 
 /// What a request becomes once it is known where it goes.
 pub enum Prepared {
@@ -116,23 +117,25 @@ pub fn prepare(
     after: &mut Option<Afterwards>,
 ) -> Result<(Prepared, Option<Box<Struck>>), ProxyError> {
     // Match.
+    if door.direction == Direction::Inbound {
+        door.router().porter.strip(&mut head.headers);
+    }
     let (mut route, preflight) = shaping::find(door, &mut head, &exchange)?;
     record.set_route(route.metrics.clone());
     if exchange.upgrade == Upgrade::Connect {
         return Ok((Prepared::Tunnel(route, exchange.received), None));
     }
     // Answer, where the route does so itself.
-    if let Some(shaping) = &route.policy.shaping
-        && let Some(own) = shaping::answer(shaping, &route, &head, preflight, after)?
-    {
+    let own = match &route.policy.shaping {
+        Some(shaping) => shaping::answer(shaping, &route, &head, preflight, after)?,
+        None => None,
+    };
+    // Authorize: but a browser asks about a route without showing who it is.
+    let mut identity = if preflight { None } else { authorize::admit(door, &route, &mut head)? };
+    if let Some(own) = own {
         return Ok((Prepared::Answered(route, Box::new(own)), None));
     }
-    // Translate.
-    let policy = &route.policy;
-    let translation = match policy.grpc_web || policy.json.is_some() {
-        true => transcode::head(door, &mut route, &mut head, &exchange)?,
-        false => None,
-    };
+    let translation = translate(door, &mut route, &mut head, &exchange, &mut identity)?;
     if translation.is_some() {
         record.set_route(route.metrics.clone());
         Afterwards::other(after, route.policy.shaping.as_ref());
@@ -144,6 +147,9 @@ pub fn prepare(
     }
     // Prepare.
     prepare::request(&mut head, door, &exchange)?;
+    if let Some(identity) = &identity {
+        identity.write(&mut head.headers);
+    }
     let mut struck = None;
     if let Some(shaping) = &route.policy.shaping {
         struck = shaping::fault(shaping, &route, door, &head)?;
@@ -151,6 +157,7 @@ pub fn prepare(
         shaping::request(shaping, &route, &mut head, called)?;
     }
     let mut call = Call::new(door, route, head, exchange);
+    call.identity = identity;
     call.in_time()?;
     let prepared = match translation {
         None => Prepared::Call(Rc::new(call)),
@@ -160,6 +167,28 @@ pub fn prepare(
         }
     };
     Ok((prepared, struck))
+}
+
+/// Makes a gRPC call of another one, where the route says so. The route that takes
+/// the call then may let in others than the one that the request has met.
+fn translate(
+    door: &Rc<Door>,
+    route: &mut Rc<Route>,
+    head: &mut request::Parts,
+    exchange: &Exchange,
+    identity: &mut Option<Rc<Identity>>,
+) -> Result<Option<Translation>, ProxyError> {
+    if !route.policy.grpc_web && route.policy.json.is_none() {
+        return Ok(None);
+    }
+    let met = route.clone();
+    let translation = transcode::head(door, route, head, exchange)?;
+    if !Rc::ptr_eq(&met, route)
+        && let Some(found) = authorize::admit(door, route, head)?
+    {
+        *identity = Some(found);
+    }
+    Ok(translation)
 }
 
 /// Attempts, as often as the policy says, and the answer made ready.

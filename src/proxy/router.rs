@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use http::request;
 
+use super::authorize::{self, Porter};
 use super::connection::Door;
 use super::mirror::Mirror;
 use super::rates::Rated;
@@ -35,6 +36,8 @@ const MAX_OTHERS: usize = 1024;
 pub struct Router {
     /// What it was made of.
     pub model: Arc<Model>,
+    /// Who is let in.
+    pub porter: Porter,
     /// Where TLS goes by its name.
     pub sni: Names,
     limits: Rc<Limits>,
@@ -72,6 +75,8 @@ pub struct Route {
     pub budget: Arc<Budget>,
     /// The limits of `policy.rate_limits`, in the same order.
     pub rates: Vec<Arc<Rated>>,
+    /// Whom it has denied.
+    pub denied: authorize::Counts,
     /// How long its calls take, where `hedge` asks for it.
     pub latencies: Option<Box<RefCell<Latencies>>>,
     /// What its quickest answers take.
@@ -148,6 +153,7 @@ impl Router {
         worker.table.set_proxy_protocol(told);
         let mut policies = model.inbound.iter().map(|route| &route.policy);
         Self {
+            porter: Porter::new(&model, worker.keyrings()),
             sni: Names::new(&model),
             inbound_is_held: model.inbound_defaults.holds() || policies.any(RoutePolicy::holds),
             model,
@@ -417,6 +423,7 @@ impl Target<'_> {
             upstream: self.upstream.clone(),
             rates: policy.rate_limits.iter().map(|limit| self.worker.rates.get(limit, self.now)).collect(),
             budget: self.worker.budgets().get(&self.upstream.name, inbound, self.now),
+            denied: authorize::Counts::default(),
             latencies: policy.hedge.as_ref().map(|_| Box::default()),
             quickest: Cell::default(),
             limits: self.limits.clone(),

@@ -29,6 +29,7 @@ use crate::base::{Protocol, ProxyError, Reason, Side};
 use crate::codec::pace::Moved;
 use crate::codec::{Body, Exchange, Interim, SendContext, Upgrade};
 use crate::config::model::{Balance, HashOn};
+use crate::policy::authorize::Identity;
 use crate::policy::deadline::Bounds;
 use crate::policy::outcome::{Class, Outcome};
 use crate::policy::shaping::split::cookie;
@@ -60,6 +61,8 @@ pub struct Call {
     pub bounds: Bounds,
     /// How its answer ends where it breaks off.
     pub ending: RefCell<Ending>,
+    /// Who calls, where that is proven.
+    pub identity: Option<Rc<Identity>>,
     /// Attempts so far.
     attempts: Cell<u32>,
     interim: Interim,
@@ -100,6 +103,7 @@ impl Call {
             received: exchange.received,
             upgrade: exchange.upgrade,
             ending: RefCell::default(),
+            identity: None,
             attempts: Cell::new(0),
             interim: exchange.interim,
             moved: exchange.moved,

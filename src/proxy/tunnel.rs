@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::connection::{self, Door};
 use super::original::Mark;
 use super::router::Route;
-use super::{captured, egress, relay};
+use super::{authorize, captured, egress, relay};
 use crate::base::clock;
 use crate::base::{Protocol, ProxyError, Reason, UpstreamName};
 use crate::codec::{Stream, Takeover, proxy_protocol};
@@ -63,6 +63,9 @@ pub async fn open(door: &Rc<Door>, route: Rc<Route>, since: Instant) -> Result<T
 /// that was done already. A connection to another upstream, to which the stream
 /// was going before its name or a reload was known, is dropped.
 pub async fn opaque(door: &Door, route: &Route, caller: Stream, upstream: Option<Box<Dialled>>) {
+    if let Err(error) = authorize::admit_opaque(door, route) {
+        return closed(door, route, &error);
+    }
     let dialled = match upstream.filter(|upstream| upstream.to == route.upstream.name) {
         Some(upstream) => Ok(*upstream),
         None => dial(door, route).await,

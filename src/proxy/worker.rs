@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use http::HeaderValue;
 use metrics::Gauge;
 
+use super::keyrings::Keyrings;
 use super::ledger::Ledger;
 use super::notice::Notices;
 use super::original::Dialled;
@@ -45,6 +46,7 @@ pub struct Instance {
     budgets: Budgets,
     fuses: Fuses,
     rooms: Rooms,
+    keyrings: Keyrings,
 }
 
 /// See the module's text.
@@ -119,12 +121,18 @@ impl Instance {
             budgets: Budgets::default(),
             fuses: Fuses::default(),
             rooms: Rooms::default(),
+            keyrings: Keyrings::default(),
         }
     }
 
     /// The circuit breakers of all routes.
     pub fn fuses(&self) -> &Fuses {
         &self.fuses
+    }
+
+    /// The keys of issuers that are fetched.
+    pub fn keyrings(&self) -> &Keyrings {
+        &self.keyrings
     }
 
     /// The element of `Via` for a direction.
@@ -254,6 +262,11 @@ impl Worker {
     /// Room for the copies of all routes.
     pub fn rooms(&self) -> &Rooms {
         &self.instance.rooms
+    }
+
+    /// The keys of issuers that are fetched.
+    pub fn keyrings(&self) -> &Keyrings {
+        self.instance.keyrings()
     }
 
     /// Metrics of requests whose route is not known.

@@ -56,6 +56,15 @@ names! {
     /// Answers that Pillion made.
     ERRORS = Counter "pillion_errors_total" ["direction", "upstream", "reason", "side"]
         "Answers that Pillion made itself or ended early, by reason.";
+    /// Calls that `allow` denied.
+    DENIED = Counter "pillion_denied_total" ["direction", "upstream", "route", "cause", "mode"]
+        "Calls that `allow` denied (enforce), or would have denied (shadow), by what was missing or wrong.";
+    /// Keys that were fetched.
+    JWKS_FETCHES = Counter "pillion_jwks_fetches_total" ["url", "result"]
+        "Times that the keys of an issuer were fetched, or could not be: fetched, failed.";
+    /// Keys that are there.
+    JWKS_KEYS = Gauge "pillion_jwks_keys" ["url"]
+        "Keys of an issuer, as they were fetched last.";
     /// Breakers that are not closed.
     BREAKERS = Gauge "pillion_circuit_breakers" ["upstream", "route", "state"]
         "Circuit breakers of a route, one for each endpoint or one in all, that are open or half_open now.";

@@ -70,6 +70,7 @@ impl Drop for Restored {
 
 /// Runs a test on a paused clock, which moves when nobody has anything to do.
 pub async fn run(model: Arc<Model>, test: &Test) -> Result<(), Failure> {
+    clock::follow();
     let services = Services::new();
     let _restored = Restored;
     upstream::lead_to(Some(Rc::new(ToServices(services.clone()))));

@@ -13,6 +13,7 @@ fn every_marked_block_of_the_docs_loads() {
     let environment = Environment::of([] as [(&str, &str); 0]);
     // What examples name beside themselves.
     std::fs::copy(root().join("config/policies/shop.pb"), folder.path().join("shop.pb")).unwrap();
+    std::fs::copy(root().join("config/policies/api-keys.txt"), folder.path().join("api-keys.txt")).unwrap();
     let mut problems = Vec::new();
     let mut seen = 0;
     for page in tracked().into_iter().filter(|path| path.extension().is_some_and(|found| found == "md")) {

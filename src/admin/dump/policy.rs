@@ -1,11 +1,14 @@
 //! The policy of one route, as the files write it.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::{Values, text};
 use crate::config::Model;
 use crate::config::model::{
-    Balance, HashOn, Hedge, Json, Mirror, Per, RateLimit, Retry, RoutePolicy, Timeout,
+    Allow, Allowed, Balance, HashOn, Hedge, Json, Mirror, Per, RateLimit, Retry, RoutePolicy, Timeout, Who,
 };
 use crate::config::units::show_rate;
 
@@ -25,6 +28,7 @@ pub fn policy(model: &Model, prefixes: &[&str], policy: &RoutePolicy) -> Map<Str
     super::breaker::put(&mut values, policy);
     values.put("grpc_web", policy.grpc_web);
     values.put("json", policy.json.as_deref().map(json_calls));
+    values.put("allow", policy.allow.as_deref().map(allow));
     values.put("rate_limit", policy.rate_limits.iter().map(rate_limit).collect::<Vec<_>>());
     super::shaping::put(&mut values, policy.shaping.as_deref());
     match &policy.retry {
@@ -83,6 +87,46 @@ fn json_calls(json: &Json) -> Value {
     })
 }
 
+fn allow(allow: &Allow) -> Value {
+    json!({
+        "mode": if allow.shadow { "shadow" } else { "enforce" },
+        "any": allow.any.iter().map(allowed).collect::<Vec<_>>(),
+        "origin": allow.origin.to_string(),
+    })
+}
+
+fn allowed(one: &Allowed) -> Value {
+    let words = |words: &[Arc<str>]| words.iter().map(|word| &**word).collect::<Vec<_>>().into();
+    let who: (&str, Value) = match &one.who {
+        Who::Anyone => ("anyone", true.into()),
+        Who::Source(networks) => {
+            ("source", networks.iter().map(ToString::to_string).collect::<Vec<_>>().into())
+        }
+        Who::ApiKey(keys) => {
+            let clients: BTreeSet<&str> = keys.keys.iter().map(|(name, _)| &**name).collect();
+            let (header, file) = (keys.header.as_str(), &*keys.file);
+            ("api_key", json!({ "header": header, "file": file, "clients": clients }))
+        }
+        Who::Jwt(rule) => {
+            let mut shown = Map::new();
+            if let Some(issuer) = &rule.issuer {
+                shown.insert("issuer".into(), (**issuer).into());
+            }
+            for (key, list) in [("audience", &rule.audience), ("scope", &rule.scope)] {
+                if !list.is_empty() {
+                    shown.insert(key.into(), words(list));
+                }
+            }
+            if !rule.claims.is_empty() {
+                let claims = rule.claims.iter().map(|(name, values)| (name.to_string(), words(values)));
+                shown.insert("claims".into(), Value::Object(claims.collect()));
+            }
+            ("jwt", Value::Object(shown))
+        }
+    };
+    json!({ who.0: who.1, "origin": one.origin.to_string() })
+}
+
 fn rate_limit(limit: &RateLimit) -> Value {
     let per = match &limit.quota.per {
         Per::All => Value::Null,
@@ -90,6 +134,7 @@ fn rate_limit(limit: &RateLimit) -> Value {
         Per::Source => "source".into(),
         Per::Header(name) => json!({ "header": name.as_str() }),
         Per::Path(index) => json!({ "segment": index }),
+        Per::Claim(name) => json!({ "claim": name.as_ref() }),
     };
     json!({
         "name": &*limit.name,

@@ -6,8 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::{
-    CircuitBreaker, Cors, Ejection, Failure, Fault, HeaderEdit, HealthCheck, Hedge, Mirror, Near, Protocol,
-    ProxyProtocol, RateLimits, Redirect, Respond, Retry, Rewrite, Sticky,
+    Allow, CircuitBreaker, Cors, Ejection, Failure, Fault, HeaderEdit, HealthCheck, Hedge, Mirror, Near,
+    Protocol, ProxyProtocol, RateLimits, Redirect, Respond, Retry, Rewrite, Sticky,
 };
 use crate::config::text::{Bind, Header, Host, Percent, Size, Span, Upstream, Word};
 
@@ -37,6 +37,8 @@ pub struct Inbound {
     pub grpc_web: Option<bool>,
     /// Calls with JSON become gRPC calls. Default: they pass untouched.
     pub json: Option<Json>,
+    /// Who may call. Default: everyone.
+    pub allow: Option<Allow>,
     /// How many calls there may be in a time. Default: any number.
     pub rate_limit: Option<RateLimits>,
     /// What becomes of the header fields of calls.

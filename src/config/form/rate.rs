@@ -84,7 +84,8 @@ pub enum Per {
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Whom {
-    /// Each caller, as far as it is known: its address, of IPv6 the /64.
+    /// Each caller, as far as it is known: who `allow` found it to be, or else its
+    /// address, of IPv6 the /64.
     Client,
     /// Each address, of IPv6 each /64.
     Source,
@@ -99,6 +100,9 @@ pub struct PerPart {
     pub header: Option<Header>,
     /// Each value of this parameter of the route.
     pub path: Option<Word>,
+    /// Each value of this claim of the caller's token; only for calls to the
+    /// service.
+    pub claim: Option<Word>,
 }
 
 /// Whether calls are refused.

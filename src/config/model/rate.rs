@@ -59,7 +59,8 @@ pub struct Rate {
 pub enum Per {
     /// Nobody: all calls count together.
     All,
-    /// Each caller, as far as it is known: its address, of IPv6 the /64.
+    /// Each caller, as far as it is known: who `allow` found it to be, or else its
+    /// address, of IPv6 the /64.
     Client,
     /// Each address, of IPv6 each /64.
     Source,
@@ -67,6 +68,8 @@ pub enum Per {
     Header(HeaderName),
     /// Each value of this segment of the path, counted from 0.
     Path(usize),
+    /// Each value of this claim of the caller's token, which was checked.
+    Claim(Arc<str>),
 }
 
 /// `shared` and `fallback`.

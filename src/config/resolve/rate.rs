@@ -9,7 +9,7 @@ use super::{At, Routes};
 use crate::base::UpstreamName;
 use crate::config::form;
 use crate::config::model::{
-    KEYS, Pattern, Per, Place, Quota, RateHeaders, RateLimit, RateServer, Segment, Shared,
+    KEYS, Pattern, Per, Place, Quota, RateHeaders, RateLimit, RateServer, RoutePolicy, Segment, Shared,
 };
 use crate::config::problem::Problems;
 use crate::config::text::Host;
@@ -62,6 +62,20 @@ pub(super) fn needs_server(files: &[Routes], problems: &mut Problems) {
                 problems.push(problem.help("add `rate_limits: {redis: {address: …}}` to pillion.yaml"));
             }
         }
+    }
+}
+
+/// Reports each limit of a route that counts by a claim while no token is asked for.
+pub(super) fn claims_are_known(policy: &RoutePolicy, at: At<'_>, problems: &mut Problems) {
+    let by_claim = |limit: &&RateLimit| matches!(limit.quota.per, Per::Claim(_));
+    let tokens = policy.allow.as_ref().is_some_and(|allow| allow.has_tokens());
+    if let Some(limit) = policy.rate_limits.iter().find(by_claim)
+        && !tokens
+    {
+        let place = &limit.origin;
+        let problem =
+            at.problem(format!("the limit at {place} counts by a claim, and no token is asked for"));
+        problems.push(problem.help("add `allow: [{jwt: {…}}]` here"));
     }
 }
 
@@ -178,6 +192,16 @@ impl<'a> Rates<'a> {
         };
         if let Some(header) = &part.header {
             return Some((Per::Header(header.0.clone()), header.0.to_string()));
+        }
+        if let Some(claim) = &part.claim {
+            if self.to.is_some() {
+                let message = "`claim` is of a caller's token: it is for calls to the service";
+                problems.push(at.word("claim").problem(message));
+                return None;
+            }
+            let label: String =
+                claim.0.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+            return Some((Per::Claim(claim.0.as_str().into()), label.chars().take(64).collect()));
         }
         let name = part.path.as_ref()?.0.as_str();
         let Some(route) = self.route else {

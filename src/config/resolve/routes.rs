@@ -12,7 +12,7 @@ use super::breaker;
 use super::hedge;
 use super::mirror;
 use super::ports::Port;
-use super::rate::Rates;
+use super::rate::{self, Rates};
 use super::retry::{self, Asked};
 use super::shaping;
 use super::whole::{self, Claims};
@@ -20,7 +20,7 @@ use super::{At, Routes, set};
 use crate::base::UpstreamName;
 use crate::config::form;
 use crate::config::model::{
-    Balance, HashOn, Json, Model, Pattern, Route, RoutePolicy, Source, Timeout, ValueMatch,
+    Allow, Balance, HashOn, Json, Model, Pattern, Route, RoutePolicy, Source, Timeout, ValueMatch,
 };
 use crate::config::problem::Problems;
 use crate::config::shape::nearest;
@@ -65,6 +65,7 @@ struct Said<'a> {
     balance: Option<&'a form::Balance>,
     grpc_web: Option<bool>,
     json: Option<&'a Arc<Json>>,
+    allow: Option<&'a Arc<Allow>>,
     rates: Option<Rates<'a>>,
     shaping: shaping::Said<'a>,
 }
@@ -84,6 +85,7 @@ impl<'a> From<&'a form::Outbound> for Said<'a> {
             balance: form.balance.as_ref(),
             grpc_web: form.grpc_web,
             json: None,
+            allow: None,
             rates: None,
             shaping: form.into(),
         }
@@ -113,6 +115,10 @@ impl<'a> Said<'a> {
     /// What its retries go by.
     fn asked(self, shared: Self) -> Asked<'a> {
         Asked { own: self.retry, shared: shared.retry, timeout: self.timeout, policy: policy(self, shared) }
+    }
+
+    fn with_allow(self, list: &'a BTreeMap<usize, Arc<Allow>>, index: usize) -> Self {
+        Self { allow: list.get(&index), ..self }
     }
 
     /// The same, with the `json` of the entry at `index`.
@@ -169,11 +175,15 @@ fn inbound(files: &[Routes], model: &mut Model, problems: &mut Problems) {
             first.get_or_insert(at);
             shared =
                 Said::from(form).with_json(&file.inbound_json, index).with_rates(Rates::inbound(form, at));
+            shared = shared.with_allow(&file.inbound_allow, index);
             Rates::check(shared.rates, problems);
             shaping::check(shared.shaping, None, model, at, problems);
         }
     }
     model.inbound_defaults = Said::default().policy(shared, None, model);
+    if let Some(first) = first {
+        rate::claims_are_known(&model.inbound_defaults, first, problems);
+    }
     for (file, list) in files.iter().map(|file| (file, &file.inbound)) {
         for (index, form) in list.iter().enumerate() {
             let at = At::root(&file.file, &file.root).key("inbound").item(index);
@@ -182,9 +192,11 @@ fn inbound(files: &[Routes], model: &mut Model, problems: &mut Problems) {
             let Some(pattern) = pattern(route, conditions, at, problems) else { continue };
             let own =
                 Said::from(form).with_json(&file.inbound_json, index).with_rates(Rates::inbound(form, at));
+            let own = own.with_allow(&file.inbound_allow, index);
             Rates::check(own.rates, problems);
             shaping::check(own.shaping, Some(&pattern), model, at, problems);
             let policy = own.policy(shared, Some(&pattern), model);
+            rate::claims_are_known(&policy, at, problems);
             model.inbound.push(Route { to: None, pattern, policy, origin: at.key("route").origin() });
         }
     }
@@ -389,6 +401,7 @@ fn policy(own: Said<'_>, shared: Said<'_>) -> RoutePolicy {
     }
     set(&mut policy.grpc_web, own.grpc_web.or(shared.grpc_web));
     policy.json = own.json.or(shared.json).cloned();
+    policy.allow = own.allow.or(shared.allow).cloned();
     policy.rate_limits = own.rates.or(shared.rates).map(Rates::limits).unwrap_or_default();
     policy
 }

@@ -11,8 +11,8 @@ use pillion::base::{Origin, Reason, UpstreamName};
 use pillion::config::Model;
 use pillion::config::model::shaping::{Fault, Shaping, Sizes, told_by_status};
 use pillion::config::model::{
-    CircuitBreaker, Connections, Dns, Egress, Pattern, Retry, RetryOn, Route, RoutePolicy, Rules, Segment,
-    Source, Timeout, Upstream,
+    Algorithm, Allow, Allowed, CircuitBreaker, Connections, Dns, Egress, Issuer, Keys, KeysUrl, Pattern,
+    Retry, RetryOn, Route, RoutePolicy, Rules, Segment, Source, Timeout, TokenFrom, TokenRule, Upstream, Who,
 };
 
 use crate::support::h2peer::{Answer, H2Backend};
@@ -86,6 +86,9 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
     (Reason::UnsupportedMediaType, || translated(Reason::UnsupportedMediaType, "text/plain", "{}")),
     (Reason::UntranslatableResponse, untranslatable),
     (Reason::RateLimited, rate_limited),
+    (Reason::Unauthenticated, || denied(Reason::Unauthenticated, Who::Jwt(TokenRule::default()))),
+    (Reason::PermissionDenied, || denied(Reason::PermissionDenied, Who::Source(Vec::new()))),
+    (Reason::KeysUnavailable, keys_unavailable),
     (Reason::NoRoute, no_route),
     (Reason::EgressDenied, || {
         let only = |model: &mut Model| model.egress = Egress::RegisteredOnly;
@@ -316,6 +319,40 @@ fn untranslatable() -> Scene {
     let setup = setup.with(|model| model.defaults.json = Some(json));
     let raw = "GET /v1/users/1 HTTP/1.1\r\nHost: users\r\n\r\n";
     scene(Reason::UntranslatableResponse, setup).raw(raw).only_http1().hold(backend)
+}
+
+/// A route that lets nobody in but `who`.
+fn denied(reason: Reason, who: Who) -> Scene {
+    let setup = sidecar("front").empty("users").with(|model| allowing(model, who));
+    Scene { rule: Some("users.yaml:9:5"), ..scene(reason, setup) }
+}
+
+fn allowing(model: &mut Model, who: Who) {
+    let origin = Origin { file: "users.yaml".into(), line: 9, column: 5 };
+    let any = vec![Allowed { who, origin: origin.clone() }];
+    routed(model, |policy| policy.allow = Some(Arc::new(Allow { any, shadow: false, origin })));
+}
+
+/// A token of somebody whose keys nobody can fetch.
+fn keys_unavailable() -> Scene {
+    let nobody = Deaf::new();
+    let setup = sidecar("front").empty("users").with(|model| {
+        allowing(model, Who::Jwt(TokenRule::default()));
+        let url = format!("http://{}/keys", nobody.address()).into();
+        model.authentication.jwt.push(Arc::new(Issuer {
+            name: "id".into(),
+            keys: Keys::Remote(KeysUrl { url, ca_file: None }),
+            algorithms: Algorithm::ASYMMETRIC.to_vec(),
+            skew: Duration::ZERO,
+            from: vec![TokenFrom::Header(http::header::AUTHORIZATION)],
+            forward: Vec::new(),
+            origin: Origin { file: "pillion.yaml".into(), line: 3, column: 5 },
+        }));
+    });
+    let token = crate::support::tokens::Signer::new("a", "ES256").sign(&serde_json::json!({"iss": "id"}));
+    let raw = format!("GET / HTTP/1.1\r\nHost: users\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let scene = scene(Reason::KeysUnavailable, setup).raw(&raw).only_http1().hold(nobody);
+    Scene { rule: Some("users.yaml:9:5"), ..scene }
 }
 
 /// A limit that the first call has used up.

@@ -13,6 +13,7 @@ pub mod request;
 pub mod scripts;
 pub mod server;
 pub mod sidecar;
+pub mod tokens;
 pub mod wire;
 
 pub use backend::Recorder;
