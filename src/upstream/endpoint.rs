@@ -273,8 +273,15 @@ impl Endpoint {
 
     /// A call was given up that waited here for an answer.
     pub fn was_silent(&self) {
-        self.failures.set(self.failures.get() + 1);
-        self.vitals.note(Class::Silent);
+        self.note(Class::Silent);
+    }
+
+    /// What a call says of it.
+    fn note(&self, class: Class) {
+        self.vitals.note(class);
+        if !matches!(class, Class::Good | Class::Nothing) {
+            self.failures.set(self.failures.get() + 1);
+        }
     }
 
     fn observe(&self, now: Instant, latency: Duration) {

@@ -19,7 +19,7 @@ pub struct EndpointStats {
     pub active: u64,
     /// Requests since the start.
     pub requests: u64,
-    /// Those of them that got no answer.
+    /// Those of them that failed, as `failures` of their routes says.
     pub failures: u64,
     /// Peak EWMA of the time to the head of an answer; `None` before the first.
     pub ewma_ms: Option<f64>,

@@ -41,7 +41,7 @@ impl Active {
     pub fn began(&self, now: Instant, class: Class, open: bool) {
         self.open.set(open);
         if !open {
-            self.endpoint.vitals.note(class);
+            self.endpoint.note(class);
         }
         let latency = now.saturating_duration_since(self.started);
         let unable = class == Class::Gateway;
@@ -70,7 +70,7 @@ impl Active {
     pub fn settle(&self, class: impl FnOnce() -> Class) {
         if self.open.replace(false) {
             let class = class();
-            self.endpoint.vitals.note(class);
+            self.endpoint.note(class);
             self.tell(class);
         }
     }
@@ -85,8 +85,7 @@ impl Active {
     /// No answer came. `unreachable` if there was not even a connection.
     pub fn failed(&self, now: Instant, class: Class, unreachable: bool) {
         let endpoint = &self.endpoint;
-        endpoint.vitals.note(class);
-        endpoint.failures.set(endpoint.failures.get() + 1);
+        endpoint.note(class);
         let waited = now.saturating_duration_since(self.started);
         // Who is passed over for a while need not count as slow after it.
         endpoint.observe(now, if unreachable { waited } else { waited.max(UNABLE) });

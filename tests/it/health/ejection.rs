@@ -2,7 +2,7 @@
 
 use pillion::config::model::{Ejection, Fitness, Timeout};
 
-use super::faulty::{Faulty, Mood, PATIENT, before, call, quick, state};
+use super::faulty::{Faulty, Mood, PATIENT, before, call, failures, quick, state};
 use crate::support::{Deaf, beside_others, until};
 
 fn fitness() -> Fitness {
@@ -52,6 +52,7 @@ fn the_only_endpoint_is_never_left_out() {
     servers[0].is(Mood::Says503);
     assert_eq!(call(sidecar.at.outbound, 20), [(503, 20)].into());
     assert_eq!(servers[0].take(), 20);
+    until("all are counted", || failures(sidecar.at.admin, &servers[0]) == 20);
     assert_eq!(sidecar.metrics().get("pillion_ejections_total", &[]), 0.0);
     servers[0].is(Mood::Well);
     assert_eq!(call(sidecar.at.outbound, 20), [(200, 20)].into(), "at once");

@@ -120,12 +120,24 @@ pub fn call(outbound: SocketAddr, times: usize) -> std::collections::BTreeMap<u1
     seen
 }
 
-/// The state of each endpoint on /clusters.
-pub fn states(admin: SocketAddr) -> Vec<(SocketAddr, String, String)> {
+/// The endpoints of `users` on /clusters.
+fn shown(admin: SocketAddr) -> Vec<serde_json::Value> {
     let answer = get(admin, &admin.to_string(), "/clusters");
     let clusters: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
     let users = clusters["upstreams"].as_array().unwrap().iter().find(|one| one["upstream"] == "users");
-    let endpoints = users.and_then(|users| users["endpoints"].as_array()).cloned().unwrap_or_default();
+    users.and_then(|users| users["endpoints"].as_array()).cloned().unwrap_or_default()
+}
+
+/// Requests of `server` that failed.
+pub fn failures(admin: SocketAddr, server: &Faulty) -> u64 {
+    let address = server.address().to_string();
+    let one = shown(admin).into_iter().find(|one| one["address"] == address).expect("the endpoint is shown");
+    one["failures"].as_u64().unwrap_or_default()
+}
+
+/// The state of each endpoint on /clusters.
+pub fn states(admin: SocketAddr) -> Vec<(SocketAddr, String, String)> {
+    let endpoints = shown(admin);
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     endpoints
         .iter()
