@@ -23,7 +23,7 @@ use crate::base::drain::{self, Stage};
 use crate::base::readiness::{Condition, Readiness};
 use crate::config::{Model, Values};
 use crate::discovery::{Discovery, values};
-use crate::proxy::{self, Gate, Instance, Keyrings, Layer, Rates};
+use crate::proxy::{self, Bulkheads, Gate, Instance, Keyrings, Layer, Rates};
 use crate::runtime::{self, Order, Plan};
 use crate::telemetry::{Metrics, names};
 use crate::upstream::{Board, Fuses, Keepers, Quotas};
@@ -152,6 +152,7 @@ impl App {
             counts,
             fuses: instance.fuses().clone(),
             keyrings: instance.keyrings().clone(),
+            bulkheads: instance.bulkheads().clone(),
             metrics: app.metrics.clone(),
             readiness: app.readiness.clone(),
             inbound: app.addresses.inbound,
@@ -348,6 +349,7 @@ struct Control {
     counts: (Quotas, Rates),
     fuses: Fuses,
     keyrings: Keyrings,
+    bulkheads: Bulkheads,
     metrics: Metrics,
     readiness: Readiness,
     inbound: SocketAddr,
@@ -385,13 +387,14 @@ impl Control {
             spawn_local(values::follow(values));
         }
         spawn_local(keys::follow(self.keyrings.clone(), metrics.clone()));
-        let rates = self.counts.1.clone();
+        let (rates, bulkheads) = (self.counts.1.clone(), self.bulkheads.clone());
         spawn_local(counting::count(rates.clone(), self.model.subscribe()));
         spawn_local(async move {
             loop {
                 tokio::time::sleep(UPKEEP).await;
                 metrics.upkeep();
                 rates.sweep(Instant::now());
+                bulkheads.tell();
             }
         });
         if let Some(mut reloads) = reloads {
@@ -409,6 +412,7 @@ impl Control {
     fn admin_state(&self) -> AdminState {
         let model = self.model.subscribe();
         let (orders, board, fuses) = (self.orders.clone(), self.board.clone(), self.fuses.clone());
+        let bulkheads = self.bulkheads.clone();
         AdminState {
             readiness: self.readiness.clone(),
             metrics: self.metrics.clone(),
@@ -416,6 +420,7 @@ impl Control {
             directory: self.directory.clone(),
             endpoints: Arc::new(move || gather::gather(&orders, &board)),
             breakers: Arc::new(move || fuses.states(Instant::now())),
+            concurrency: Arc::new(move || bulkheads.states()),
             allow_remote: false,
         }
     }

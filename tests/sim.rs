@@ -4,6 +4,8 @@
 // A test fails by a panic.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+#[path = "sim/adaptive.rs"]
+mod adaptive;
 #[path = "sim/breaker.rs"]
 mod breaker;
 #[path = "sim/budget.rs"]

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{AdminState, BreakerState, EndpointStats};
+use super::{AdminState, BreakerState, ConcurrencyState, EndpointStats};
 use crate::base::directory::Known;
 use crate::base::{Endpoint, EndpointSet, Resolution, Said, Standing, Told, Trail, UpstreamName};
 use crate::config::Model;
@@ -27,6 +27,7 @@ pub(super) struct Wanted {
 struct Stats {
     endpoints: HashMap<(UpstreamName, SocketAddr), EndpointStats>,
     breakers: Vec<BreakerState>,
+    concurrency: Vec<ConcurrencyState>,
 }
 
 const CLOSED: &str = "closed";
@@ -36,7 +37,7 @@ pub(super) async fn clusters(State(state): State<AdminState>, Query(wanted): Que
     let endpoints =
         (state.endpoints)().into_iter().map(|one| ((one.upstream.clone(), one.address), one)).collect();
     let breakers = (state.breakers)().into_iter().filter(|one| one.state != CLOSED).collect();
-    let stats = Stats { endpoints, breakers };
+    let stats = Stats { endpoints, breakers, concurrency: (state.concurrency)() };
     #[expect(clippy::disallowed_methods, reason = "the age of an answer is shown to a person")]
     let now = SystemTime::now();
     match wanted.format.as_deref() {
@@ -75,10 +76,29 @@ fn as_json(upstreams: &[Known], stats: &Stats, now: SystemTime) -> Value {
         shown["state"] = state_of(known).into();
         let breakers = stats.breakers.iter().filter(|one| one.upstream == *name);
         shown["breakers"] = breakers.map(breaker).collect();
+        shown["concurrency"] = stats.limits(Some(name)).collect();
         shown["chain"] = trail.told.iter().map(|told| link(told, now)).collect();
         shown
     };
-    json!({ "upstreams": upstreams.iter().map(one).collect::<Vec<_>>() })
+    json!({
+        "upstreams": upstreams.iter().map(one).collect::<Vec<_>>(),
+        "inbound": { "concurrency": stats.limits(None).collect::<Vec<_>>() },
+    })
+}
+
+impl Stats {
+    /// The limits of calls at one time, to an upstream or to the service.
+    fn limits(&self, upstream: Option<&UpstreamName>) -> impl Iterator<Item = Value> {
+        self.concurrency.iter().filter(move |one| one.upstream.as_ref() == upstream).map(|one| {
+            json!({
+                "route": &*one.route,
+                "adaptive": one.adaptive,
+                "limit": one.limit,
+                "in_use": one.in_use,
+                "waiting": one.waiting,
+            })
+        })
+    }
 }
 
 fn breaker(breaker: &BreakerState) -> Value {

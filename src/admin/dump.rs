@@ -4,6 +4,7 @@
 //! secret that the model comes to hold does not leak by itself.
 
 mod breaker;
+mod concurrency;
 mod policy;
 mod shaping;
 

@@ -26,7 +26,7 @@ use crate::telemetry::Metrics;
 
 pub use server::serve;
 
-use crate::upstream::snapshot::{BreakerState, EndpointStats};
+use crate::upstream::snapshot::{BreakerState, ConcurrencyState, EndpointStats};
 
 /// What the API shows and changes; cheap to clone.
 #[derive(Clone)]
@@ -44,6 +44,8 @@ pub struct AdminState {
     pub endpoints: Arc<dyn Fn() -> Vec<EndpointStats> + Send + Sync>,
     /// How the circuit breakers stand.
     pub breakers: Arc<dyn Fn() -> Vec<BreakerState> + Send + Sync>,
+    /// How the limits of calls at one time stand.
+    pub concurrency: Arc<dyn Fn() -> Vec<ConcurrencyState> + Send + Sync>,
     /// Lets callers from other machines use the admin port; false unless the
     /// operator says otherwise.
     pub allow_remote: bool,

@@ -54,6 +54,17 @@ fn serve_for_test(mut model: Model) -> Served {
             };
             vec![at(Some("127.0.0.1:9".parse().unwrap()), "open"), at(None, "half_open"), at(None, "closed")]
         }),
+        concurrency: Arc::new(|| {
+            let of = |upstream: Option<&str>| ConcurrencyState {
+                upstream: upstream.map(UpstreamName::new),
+                route: "".into(),
+                adaptive: true,
+                limit: 40,
+                in_use: 7,
+                waiting: 1,
+            };
+            vec![of(Some("users")), of(None)]
+        }),
         allow_remote: false,
     };
     let (signal, watch) = drain::channel();
@@ -154,6 +165,11 @@ fn clusters_come_as_json_and_as_text() {
     assert_eq!(users["endpoints"][0]["breaker"], "open");
     assert_eq!(users["breakers"].as_array().unwrap().len(), 2, "those that are not closed");
     assert_eq!(users["breakers"][1]["state"], "half_open");
+    assert_eq!(
+        (&users["concurrency"][0]["limit"], &users["concurrency"][0]["in_use"]),
+        (&40.into(), &7.into())
+    );
+    assert_eq!(clusters["inbound"]["concurrency"][0]["adaptive"], true);
     let (_, text) = ask(served.admin, "GET", "/clusters?format=text", "");
     assert!(
         text.contains("mail  not called for a while")

@@ -79,6 +79,8 @@ pub enum Reason {
     CircuitOpen,
     /// The upstream may not have one more connection.
     ConnectionLimit,
+    /// The route, the upstream or the service may not have one more call now.
+    ConcurrencyLimit,
     /// The connection ended before the head of the answer.
     ResetBeforeHeaders,
     /// The connection ended within the answer.
@@ -151,7 +153,7 @@ pub struct Told {
 
 impl Reason {
     /// Every reason, for the documentation's and the tests' sake.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::MalformedRequest,
         Self::TargetTooLong,
         Self::HeaderTooLarge,
@@ -180,6 +182,7 @@ impl Reason {
         Self::NoHttp2,
         Self::CircuitOpen,
         Self::ConnectionLimit,
+        Self::ConcurrencyLimit,
         Self::ResetBeforeHeaders,
         Self::ResetAfterHeaders,
         Self::MalformedResponse,

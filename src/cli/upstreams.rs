@@ -44,6 +44,8 @@ struct Upstream {
     #[serde(default)]
     breakers: Vec<Breaker>,
     #[serde(default)]
+    concurrency: Vec<Concurrency>,
+    #[serde(default)]
     chain: Vec<Link>,
 }
 
@@ -69,6 +71,15 @@ struct Breaker {
     route: String,
     endpoint: Option<String>,
     state: String,
+}
+
+#[derive(Deserialize)]
+struct Concurrency {
+    route: String,
+    adaptive: bool,
+    limit: u64,
+    in_use: u64,
+    waiting: u64,
 }
 
 #[derive(Deserialize)]
@@ -207,6 +218,16 @@ fn whole(upstream: &Upstream) -> String {
         rows.extend(of_routes().map(|breaker| {
             let route = if breaker.route.is_empty() { "all others" } else { &breaker.route };
             vec![route.to_owned(), words(&breaker.state)]
+        }));
+        text.push('\n');
+        text.push_str(&table(&rows, "  "));
+    }
+    if !upstream.concurrency.is_empty() {
+        let mut rows = vec![["ROUTE", "CALLS", "LIMIT", "WAITING"].map(String::from).to_vec()];
+        rows.extend(upstream.concurrency.iter().map(|one| {
+            let route = if one.route.is_empty() { "the whole upstream" } else { &one.route };
+            let limit = format!("{}{}", one.limit, if one.adaptive { " by the latency" } else { "" });
+            vec![route.to_owned(), one.in_use.to_string(), limit, one.waiting.to_string()]
         }));
         text.push('\n');
         text.push_str(&table(&rows, "  "));

@@ -7,6 +7,7 @@
 
 mod authorize;
 mod breaker;
+mod concurrency;
 mod consul;
 mod fitness;
 mod hedge;
@@ -26,6 +27,7 @@ use super::text::{Bind, GrpcService, Network, Pause, ServiceName, Size, Span, Ur
 
 pub use authorize::*;
 pub use breaker::*;
+pub use concurrency::*;
 pub use consul::*;
 pub use fitness::*;
 pub use hedge::*;

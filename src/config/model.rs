@@ -7,6 +7,7 @@
 
 mod authorize;
 mod breaker;
+mod concurrency;
 mod consul;
 mod failures;
 mod fitness;
@@ -34,6 +35,7 @@ pub use self::authorize::{
     Who,
 };
 pub use self::breaker::{CircuitBreaker, Fallback, Mode, Rules, Scope, Style};
+pub use self::concurrency::{Bounds, Ceiling, Concurrency, Occupancy, Priority};
 pub use self::consul::{Consistency, Consul, ConsulInstances, ConsulTls, ConsulToken};
 pub use self::failures::Failures;
 pub use self::fitness::{Ejection, Fitness, HealthCheck, Question, SuccessRate};
@@ -281,6 +283,9 @@ pub struct RoutePolicy {
     pub allow: Option<Arc<Allow>>,
     /// How many calls there may be; all must hold. Empty: any number.
     pub rate_limits: Vec<RateLimit>,
+    /// How many calls there may be at one time: of the route, and of the entry
+    /// without one; both must hold. Empty: any number.
+    pub concurrency: Vec<Concurrency>,
     /// What is changed of its calls, or answered in place of the upstream;
     /// `None`: nothing.
     pub shaping: Option<Arc<shaping::Shaping>>,
@@ -364,6 +369,7 @@ impl Default for RoutePolicy {
             json: None,
             allow: None,
             rate_limits: Vec::new(),
+            concurrency: Vec::new(),
             shaping: None,
         }
     }

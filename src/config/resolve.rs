@@ -3,6 +3,7 @@
 //! that collide, routes that tie, names that nothing can find.
 
 mod breaker;
+mod concurrency;
 mod consul;
 mod discovery;
 mod fitness;

@@ -6,6 +6,7 @@ pub mod authorize;
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod concurrency;
 pub mod deadline;
 pub mod ejection;
 pub mod fleet;

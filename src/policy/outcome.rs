@@ -1,7 +1,7 @@
 //! What an outcome says of the endpoint that it came from: one answer for all
 //! who count failures.
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 
 use crate::base::{ProxyError, Reason, Side, grpc};
 use crate::config::model::Failures;
@@ -26,6 +26,9 @@ pub enum Class {
     Server,
     /// It can't serve: 502, 503, 504, UNAVAILABLE.
     Gateway,
+    /// It can't serve one more now, and says so itself: its sidecar's
+    /// `concurrency` has refused the call.
+    Busy,
     /// It gave no answer: no connection, a reset, silence.
     Silent,
     /// Nothing: the caller's own fault, a limit of ours.
@@ -38,6 +41,7 @@ impl Outcome<'_> {
         match self {
             Self::Head(status, headers) => match class_of_head(status, headers) {
                 Class::Gateway | Class::Server if is_late(headers) => Class::Nothing,
+                Class::Gateway if is_busy(headers) => Class::Busy,
                 class => class,
             },
             Self::Failed(error) => class_of_error(error),
@@ -49,6 +53,21 @@ impl Outcome<'_> {
 /// left it no time.
 fn is_late(headers: &HeaderMap) -> bool {
     headers.get("pillion-error").is_some_and(|word| word == Reason::DeadlinePassed.as_str())
+}
+
+/// Whether the endpoint's own sidecar refused the call because of its limit of
+/// calls at one time: the service has not seen it.
+pub fn is_busy(headers: &HeaderMap) -> bool {
+    headers.get("pillion-error").is_some_and(|word| word == Reason::ConcurrencyLimit.as_str())
+}
+
+/// Whether an answer says that there are too many calls at one time: that of a
+/// limit, of ours or of Envoy's, a 503 that says when to come back (RFC 9110,
+/// section 15.6.4), or RESOURCE_EXHAUSTED.
+pub fn is_overload(status: StatusCode, headers: &HeaderMap) -> bool {
+    let code = code(status, headers);
+    let when = status == StatusCode::SERVICE_UNAVAILABLE && headers.contains_key(header::RETRY_AFTER);
+    is_busy(headers) || headers.contains_key("x-envoy-overloaded") || code == Some(b"8") || when
 }
 
 fn class_of_head(status: StatusCode, headers: &HeaderMap) -> Class {
@@ -85,6 +104,7 @@ impl Failures {
     /// failure: see [`Class`].
     pub fn class(&self, outcome: Outcome<'_>) -> Class {
         match outcome {
+            Outcome::Head(_, headers) if is_busy(headers) => Class::Busy,
             // By its caller's own haste, whatever the route takes for a failure.
             Outcome::Head(_, headers) if is_late(headers) => Class::Nothing,
             Outcome::Head(status, headers) => match code(status, headers) {
@@ -154,7 +174,7 @@ fn class_of_error(error: &ProxyError) -> Class {
         | Reason::Timeout
         | Reason::PerTryTimeout
         | Reason::StreamIdle => Class::Silent,
-        Reason::ConnectionLimit => Class::Nothing,
+        Reason::ConnectionLimit | Reason::ConcurrencyLimit => Class::Nothing,
         reason if reason.facts().side == Side::Upstream => Class::Server,
         _ => Class::Nothing,
     }
@@ -198,6 +218,12 @@ mod tests {
             HeaderValue::from_static("deadline_passed"),
         )]);
         assert_eq!(Outcome::Head(StatusCode::GATEWAY_TIMEOUT, &late).class(), Class::Nothing);
+        let busy = HeaderMap::from_iter([(
+            http::HeaderName::from_static("pillion-error"),
+            HeaderValue::from_static("concurrency_limit"),
+        )]);
+        let refused = Outcome::Head(StatusCode::SERVICE_UNAVAILABLE, &busy);
+        assert_eq!((refused.class(), Failures::default().class(refused)), (Class::Busy, Class::Busy));
         let failed = |reason| Outcome::Failed(&ProxyError::new(reason, "")).class();
         assert_eq!(failed(Reason::ConnectRefused), Class::Silent);
         assert_eq!(failed(Reason::Timeout), Class::Silent);

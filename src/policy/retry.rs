@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderName, Method, request};
 
 use super::advice::Advice;
-use super::outcome::Outcome;
+use super::outcome::{Outcome, is_busy};
 use crate::base::{ProxyError, Reason, Sent, Side, grpc};
 use crate::config::model::{Json, OnlyIf, Retry, RetryOn};
 
@@ -136,7 +136,8 @@ impl Retry {
         };
         let unsent = match failure.outcome {
             Outcome::Failed(error) => error.sent == Sent::No && error.reason.facts().side != Side::Client,
-            Outcome::Head(..) => false,
+            // Its sidecar has refused it, and nobody before has tried more than once.
+            Outcome::Head(_, headers) => is_busy(headers) && !headers.contains_key("pillion-attempts"),
         };
         let pause = self.pause(failure.attempts + 1, random);
         let pause = match failure.advice {

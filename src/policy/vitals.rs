@@ -144,7 +144,7 @@ impl Vitals {
                 }
                 self.count(&self.gateway, &self.watch.gateway);
             }
-            Class::Nothing => return,
+            Class::Nothing | Class::Busy => return,
         }
         if counts {
             let to = if class == Class::Good { &self.counts.good } else { &self.counts.bad };

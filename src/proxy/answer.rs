@@ -40,11 +40,12 @@ pub fn pass_on(response: Response<Body>, call: Rc<Call>, mut record: Record) -> 
         && let Body::Tunnel(upstream) = std::mem::take(&mut answer.body)
     {
         // Not the call: it holds the caller's connection, which has to be free.
-        let (upgraded, active) = (Upgraded::of(&call), call.take_active());
+        let upgraded = Upgraded::of(&call);
+        let held = (call.take_active(), call.take_inside());
         answer.takeover = Some(Box::new(move |caller| {
             Box::pin(async move {
                 upgraded.relay(caller, upstream).await;
-                drop(active);
+                drop(held);
             })
         }));
     } else if !answer.body.is_end_stream()

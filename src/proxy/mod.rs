@@ -6,7 +6,9 @@ mod announced;
 mod answer;
 mod authorize;
 mod breaker;
+mod bulkheads;
 mod captured;
+mod concurrency;
 mod connection;
 mod deadline;
 mod detect;
@@ -39,6 +41,7 @@ mod websocket;
 mod worker;
 
 pub use answer::Answer;
+pub use bulkheads::Bulkheads;
 pub use connection::{Door, Gate, detected as serve_on};
 pub use keyrings::{Keyrings, Ring};
 pub use ledger::{Ledger, Ledgers, Lost, Taking};

@@ -20,7 +20,7 @@ use crate::base::{ProxyError, Reason, grpc};
 use crate::codec::Body;
 use crate::config::model::Retry;
 use crate::policy::advice::Advice;
-use crate::policy::outcome::Outcome;
+use crate::policy::outcome::{Outcome, is_busy};
 use crate::policy::retry::{Failure, Harm, Next};
 
 /// Of an answer: how many attempts it took, where that is more than one.
@@ -153,6 +153,8 @@ fn next(
         grpc,
         replayable,
         advice: match result {
+            // One endpoint has no room, and there are others.
+            Ok(response) if is_busy(response.headers()) && call.has_others() => Advice::None,
             Ok(response) => Advice::of(response.headers(), wall_clock()),
             Err(_) => Advice::None,
         },

@@ -12,6 +12,7 @@ use std::time::Instant;
 use http::request;
 
 use super::authorize::{self, Porter};
+use super::bulkheads::Bulkhead;
 use super::connection::Door;
 use super::mirror::Mirror;
 use super::rates::Rated;
@@ -77,6 +78,8 @@ pub struct Route {
     pub rates: Vec<Arc<Rated>>,
     /// Whom it has denied.
     pub denied: authorize::Counts,
+    /// The limits of `policy.concurrency`, in the same order.
+    pub bulkheads: Vec<Arc<Bulkhead>>,
     /// How long its calls take, where `hedge` asks for it.
     pub latencies: Option<Box<RefCell<Latencies>>>,
     /// What its quickest answers take.
@@ -424,6 +427,7 @@ impl Target<'_> {
             rates: policy.rate_limits.iter().map(|limit| self.worker.rates.get(limit, self.now)).collect(),
             budget: self.worker.budgets().get(&self.upstream.name, inbound, self.now),
             denied: authorize::Counts::default(),
+            bulkheads: policy.concurrency.iter().map(|limit| self.worker.bulkhead(limit, self.now)).collect(),
             latencies: policy.hedge.as_ref().map(|_| Box::default()),
             quickest: Cell::default(),
             limits: self.limits.clone(),

@@ -15,6 +15,8 @@ use tower::util::UnsyncBoxService;
 use tower::{Service, ServiceBuilder};
 
 use super::breaker;
+use super::bulkheads::Inside;
+use super::concurrency::Bulkheading;
 use super::connection::Door;
 use super::deadline::Deadline;
 use super::ending::Ending;
@@ -79,6 +81,8 @@ pub struct Call {
     enough: RefCell<Option<Timer>>,
     /// Held from the attempt that was answered until the answer ends.
     active: RefCell<Option<upstream::Active>>,
+    /// The same, of limits of calls at one time.
+    inside: RefCell<Vec<Inside>>,
 }
 
 /// Attempts of one call at a time: the first, and `hedge.max` beside it.
@@ -114,6 +118,7 @@ impl Call {
             guards: RefCell::default(),
             enough: RefCell::default(),
             active: RefCell::default(),
+            inside: RefCell::default(),
         }
     }
 
@@ -160,6 +165,16 @@ impl Call {
         self.active.take()
     }
 
+    /// Holds what counts the call until its answer ends.
+    pub fn hold(&self, inside: Vec<Inside>) {
+        self.inside.replace(inside);
+    }
+
+    /// The same as [`Self::take_active`], for what counts the call.
+    pub fn take_inside(&self) -> Vec<Inside> {
+        self.inside.take()
+    }
+
     /// Refuses what nobody can answer in the time that the caller has left.
     pub fn in_time(&self) -> Result<(), ProxyError> {
         match self.bounds.caller {
@@ -189,6 +204,11 @@ impl Call {
         if let Some(active) = self.active.take() {
             self.tried.borrow_mut().push(active.endpoint().clone());
         }
+    }
+
+    /// Whether there is an endpoint that has not failed it.
+    pub fn has_others(&self) -> bool {
+        self.route.upstream.count() > self.tried.borrow().len() + 1
     }
 
     /// The wait for an answer was given up for `error`: if that is the fault of
@@ -291,6 +311,7 @@ impl Call {
     /// The answer has ended: the endpoint has one request less at hand.
     pub fn ended(&self) {
         *self.active.borrow_mut() = None;
+        drop(self.inside.take());
     }
 }
 
@@ -301,6 +322,7 @@ pub fn of(
 ) -> impl Service<Attempt, Response = Response<Body>, Error = ProxyError, Future: 'static> + 'static {
     ServiceBuilder::new()
         .layer_fn(|inner| RateLimits::new(inner, route))
+        .layer_fn(|inner| Bulkheading::new(inner, route))
         .layer_fn(|inner| Deadline::new(inner, route, worker))
         .layer_fn(|inner| Mirrors::new(inner, route))
         .layer_fn(|inner| Retries::new(inner, route))

@@ -4,11 +4,12 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderValue;
 use metrics::Gauge;
 
+use super::bulkheads::{Bulkhead, Bulkheads};
 use super::keyrings::Keyrings;
 use super::ledger::Ledger;
 use super::notice::Notices;
@@ -22,7 +23,7 @@ use crate::base::drain::Stage;
 use crate::base::timers::Timers;
 use crate::codec::ServerContext;
 use crate::config::Model;
-use crate::config::model::RateServer;
+use crate::config::model::{Concurrency, RateServer};
 use crate::policy::budget::Budgets;
 use crate::policy::mirror::Rooms;
 use crate::telemetry::record::{Direction, RouteMetrics};
@@ -47,6 +48,8 @@ pub struct Instance {
     fuses: Fuses,
     rooms: Rooms,
     keyrings: Keyrings,
+    bulkheads: Bulkheads,
+    name: UpstreamName,
 }
 
 /// See the module's text.
@@ -122,6 +125,8 @@ impl Instance {
             fuses: Fuses::default(),
             rooms: Rooms::default(),
             keyrings: Keyrings::default(),
+            bulkheads: Bulkheads::default(),
+            name: UpstreamName::new(name),
         }
     }
 
@@ -133,6 +138,11 @@ impl Instance {
     /// The keys of issuers that are fetched.
     pub fn keyrings(&self) -> &Keyrings {
         &self.keyrings
+    }
+
+    /// The limits of calls at one time.
+    pub fn bulkheads(&self) -> &Bulkheads {
+        &self.bulkheads
     }
 
     /// The element of `Via` for a direction.
@@ -267,6 +277,12 @@ impl Worker {
     /// The keys of issuers that are fetched.
     pub fn keyrings(&self) -> &Keyrings {
         self.instance.keyrings()
+    }
+
+    /// A limit of calls at one time, of all workers.
+    pub fn bulkhead(&self, limit: &Concurrency, now: Instant) -> Arc<Bulkhead> {
+        let Instance { bulkheads, name, .. } = &self.instance;
+        bulkheads.get(limit, name.as_str(), &self.metrics, now)
     }
 
     /// Metrics of requests whose route is not known.

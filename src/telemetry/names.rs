@@ -71,6 +71,18 @@ names! {
     /// What breakers became.
     BREAKER_TRANSITIONS = Counter "pillion_circuit_breaker_transitions_total" ["upstream", "route", "to"]
         "Times that a circuit breaker became closed, open or half_open.";
+    /// Limits of calls at one time.
+    CONCURRENCY_LIMIT = Gauge "pillion_concurrency_limit" ["direction", "upstream", "route"]
+        "Calls that a `concurrency` lets in at one time, looked at every second.";
+    /// Calls within them.
+    CONCURRENCY_IN_USE = Gauge "pillion_concurrency_in_use" ["direction", "upstream", "route"]
+        "Calls that are within a `concurrency`, looked at every second.";
+    /// Calls that wait for room.
+    CONCURRENCY_WAITING = Gauge "pillion_concurrency_waiting" ["direction", "upstream", "route"]
+        "Calls that wait for room in a `concurrency`, looked at every second.";
+    /// Calls that found no room.
+    CONCURRENCY_REFUSED = Counter "pillion_concurrency_refused_total" ["direction", "upstream", "route", "priority", "mode"]
+        "Calls that a `concurrency` refused (enforce), or would have refused (shadow), by the level of `priority`.";
     /// Calls that breakers refused.
     BREAKER_REFUSED = Counter "pillion_circuit_breaker_refused_total" ["upstream", "route", "mode"]
         "Calls that a circuit breaker refused (enforce), or would have refused (shadow).";

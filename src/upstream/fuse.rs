@@ -345,7 +345,8 @@ impl Guard {
     /// How the attempt went; only the first word counts.
     pub fn tell(&self, class: Class, now: Instant) {
         let Some(permit) = self.permit.take() else { return };
-        if class == Class::Nothing {
+        // What has more than it can do is no better off without any call.
+        if matches!(class, Class::Nothing | Class::Busy) {
             return self.held.breaker.give_back(permit);
         }
         let took = self.took.get().unwrap_or_else(|| now.saturating_duration_since(self.began));

@@ -77,3 +77,20 @@ pub struct BreakerState {
     /// `closed`, `open` or `half_open`.
     pub state: &'static str,
 }
+
+/// How a limit of calls at one time stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConcurrencyState {
+    /// The called service; `None` for calls to the service.
+    pub upstream: Option<UpstreamName>,
+    /// The route as a policy writes it; empty for an entry without one.
+    pub route: Arc<str>,
+    /// Whether it follows the latency.
+    pub adaptive: bool,
+    /// Calls that may be there at one time now.
+    pub limit: usize,
+    /// Calls that are.
+    pub in_use: usize,
+    /// Calls that wait.
+    pub waiting: usize,
+}

@@ -8,6 +8,7 @@
 
 mod authorization;
 mod breaker;
+mod concurrency;
 mod deadlines;
 mod discovery;
 mod egress;

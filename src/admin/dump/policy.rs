@@ -30,6 +30,10 @@ pub fn policy(model: &Model, prefixes: &[&str], policy: &RoutePolicy) -> Map<Str
     values.put("json", policy.json.as_deref().map(json_calls));
     values.put("allow", policy.allow.as_deref().map(allow));
     values.put("rate_limit", policy.rate_limits.iter().map(rate_limit).collect::<Vec<_>>());
+    values.put(
+        "concurrency",
+        policy.concurrency.iter().map(super::concurrency::concurrency).collect::<Vec<_>>(),
+    );
     super::shaping::put(&mut values, policy.shaping.as_deref());
     match &policy.retry {
         None => values.put("retry", Value::Null),

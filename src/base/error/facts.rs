@@ -250,6 +250,14 @@ impl Reason {
                 "The upstream may not have one more connection",
                 "Look for connections that are held too long, or raise `connections` of the upstream.",
             ),
+            Self::ConcurrencyLimit => (
+                "concurrency_limit",
+                503,
+                G::Unavailable,
+                Proxy,
+                "As many calls are at hand as there may be at one time",
+                "Come back after `Retry-After`, look at what makes calls slow, or raise the limit that `rule` names.",
+            ),
             Self::ResetBeforeHeaders => (
                 "reset_before_headers",
                 502,

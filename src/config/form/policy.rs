@@ -6,8 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::{
-    Allow, CircuitBreaker, Cors, Ejection, Failure, Fault, HeaderEdit, HealthCheck, Hedge, Mirror, Near,
-    Protocol, ProxyProtocol, RateLimits, Redirect, Respond, Retry, Rewrite, Sticky,
+    Allow, CircuitBreaker, Concurrency, Cors, Ejection, Failure, Fault, HeaderEdit, HealthCheck, Hedge,
+    Mirror, Near, Protocol, ProxyProtocol, RateLimits, Redirect, Respond, Retry, Rewrite, Sticky,
 };
 use crate::config::text::{Bind, Header, Host, Percent, Size, Span, Upstream, Word};
 
@@ -41,6 +41,8 @@ pub struct Inbound {
     pub allow: Option<Allow>,
     /// How many calls there may be in a time. Default: any number.
     pub rate_limit: Option<RateLimits>,
+    /// How many calls there may be at one time. Default: any number.
+    pub concurrency: Option<Concurrency>,
     /// What becomes of the header fields of calls.
     pub request_headers: Option<HeaderEdit>,
     /// What becomes of the header fields of answers.
@@ -145,6 +147,8 @@ pub struct Outbound {
     pub json: Option<Json>,
     /// How many calls there may be in a time. Default: any number.
     pub rate_limit: Option<RateLimits>,
+    /// How many calls there may be at one time. Default: any number.
+    pub concurrency: Option<Concurrency>,
     /// What becomes of the header fields of calls.
     pub request_headers: Option<HeaderEdit>,
     /// What becomes of the header fields of answers.

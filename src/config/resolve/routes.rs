@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::header::HeaderName;
 
 use super::breaker;
+use super::concurrency::Limit;
 use super::hedge;
 use super::mirror;
 use super::ports::Port;
@@ -67,6 +68,7 @@ struct Said<'a> {
     json: Option<&'a Arc<Json>>,
     allow: Option<&'a Arc<Allow>>,
     rates: Option<Rates<'a>>,
+    concurrency: Option<Limit<'a>>,
     shaping: shaping::Said<'a>,
 }
 
@@ -87,6 +89,7 @@ impl<'a> From<&'a form::Outbound> for Said<'a> {
             json: None,
             allow: None,
             rates: None,
+            concurrency: None,
             shaping: form.into(),
         }
     }
@@ -128,6 +131,10 @@ impl<'a> Said<'a> {
 
     fn with_rates(self, rates: Option<Rates<'a>>) -> Self {
         Self { rates, ..self }
+    }
+
+    fn with_concurrency(self, concurrency: Option<Limit<'a>>) -> Self {
+        Self { concurrency, ..self }
     }
 }
 
@@ -176,7 +183,9 @@ fn inbound(files: &[Routes], model: &mut Model, problems: &mut Problems) {
             shared =
                 Said::from(form).with_json(&file.inbound_json, index).with_rates(Rates::inbound(form, at));
             shared = shared.with_allow(&file.inbound_allow, index);
+            shared = shared.with_concurrency(Limit::inbound(form, at));
             Rates::check(shared.rates, problems);
+            Limit::check(shared.concurrency, problems);
             shaping::check(shared.shaping, None, model, at, problems);
         }
     }
@@ -193,7 +202,9 @@ fn inbound(files: &[Routes], model: &mut Model, problems: &mut Problems) {
             let own =
                 Said::from(form).with_json(&file.inbound_json, index).with_rates(Rates::inbound(form, at));
             let own = own.with_allow(&file.inbound_allow, index);
+            let own = own.with_concurrency(Limit::inbound(form, at));
             Rates::check(own.rates, problems);
+            Limit::check(own.concurrency, problems);
             shaping::check(own.shaping, Some(&pattern), model, at, problems);
             let policy = own.policy(shared, Some(&pattern), model);
             rate::claims_are_known(&policy, at, problems);
@@ -233,6 +244,7 @@ fn blocks<'a>(
             conditions_without_route(at, problems);
             let said =
                 Said::from(form).with_json(&file.outbound_json, index).with_rates(Rates::outbound(form, at));
+            let said = said.with_concurrency(Limit::outbound(form, at));
             if let Some(first) = model.upstreams.get(&to.0).and_then(|upstream| upstream.origin.as_ref()) {
                 let name = at.key("to").shown();
                 let message = format!("another entry of `{name}` without `route`; the first is at {first}");
@@ -241,6 +253,7 @@ fn blocks<'a>(
             }
             retry::check(&said.asked(Said::default()), at, problems);
             Rates::check(said.rates, problems);
+            Limit::check(said.concurrency, problems);
             shaping::check(said.shaping, None, model, at, problems);
             check_breaker(form, at, problems);
             shaping::check_sticky(said.shaping, shaping::Said::default(), at, problems);
@@ -275,9 +288,11 @@ fn outbound(
             let shared = form.to.as_ref().and_then(|to| blocks.get(&to.0)).copied().unwrap_or_default();
             let rates = Rates::outbound(form, at);
             let said = Said::from(form).with_json(&file.outbound_json, index).with_rates(rates);
+            let said = said.with_concurrency(Limit::outbound(form, at));
             let asked = said.asked(shared);
             retry::check(&asked, at, problems);
             Rates::check(rates, problems);
+            Limit::check(said.concurrency, problems);
             check_breaker(form, at, problems);
             let (Some(pattern), Some(to)) = (pattern, &form.to) else { continue };
             retry::check_grpc(&asked, &pattern, at, problems);
@@ -402,6 +417,8 @@ fn policy(own: Said<'_>, shared: Said<'_>) -> RoutePolicy {
     set(&mut policy.grpc_web, own.grpc_web.or(shared.grpc_web));
     policy.json = own.json.or(shared.json).cloned();
     policy.allow = own.allow.or(shared.allow).cloned();
+    policy.concurrency =
+        [own.concurrency, shared.concurrency].into_iter().flatten().map(Limit::limit).collect();
     policy.rate_limits = own.rates.or(shared.rates).map(Rates::limits).unwrap_or_default();
     policy
 }

@@ -44,7 +44,7 @@ impl Active {
             self.endpoint.note(class);
         }
         let latency = now.saturating_duration_since(self.started);
-        let unable = class == Class::Gateway;
+        let unable = matches!(class, Class::Gateway | Class::Busy);
         self.endpoint.observe(now, if unable { latency.max(UNABLE) } else { latency });
         self.endpoint.away.set(None);
         self.told.set(true);

@@ -130,6 +130,12 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
         });
         scene(Reason::ConnectionLimit, setup)
     }),
+    (Reason::ConcurrencyLimit, || {
+        let setup = sidecar("front").empty("users").with(|model| {
+            routed(model, |policy| policy.concurrency = vec![crate::concurrency::limit(0)]);
+        });
+        Scene { rule: Some("users.yaml:8:7"), ..scene(Reason::ConcurrencyLimit, setup) }
+    }),
     (Reason::ResetBeforeHeaders, || saying(Reason::ResetBeforeHeaders, b"")),
     (Reason::MalformedResponse, || saying(Reason::MalformedResponse, b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n")),
     (Reason::ResponseHeaderTooLarge, || {

@@ -214,6 +214,11 @@ impl H2Client {
         Self { sender, connection, runtime: Some(runtime) }
     }
 
+    /// What requests are sent with.
+    pub fn sender(&self) -> h2::client::SendRequest<Bytes> {
+        self.sender.clone()
+    }
+
     /// Runs something on the client's runtime.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         let runtime = self.runtime.as_ref().unwrap();
