@@ -274,7 +274,7 @@ const ROUNDS: usize = 4;
 /// What `future` says by then. Timers have whole milliseconds and fire at the
 /// end of theirs, or a little later. A worker that was held up itself finds the
 /// timer and the answer at once: the answer counts.
-async fn by<T>(until: Instant, future: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn by<T>(until: Instant, future: impl Future<Output = T>) -> Option<T> {
     let until = until.checked_sub(Duration::from_micros(1500)).unwrap_or(until);
     let mut future = std::pin::pin!(future);
     if let Ok(said) = tokio::time::timeout_at(until.into(), &mut future).await {
