@@ -15,7 +15,8 @@ use tokio::task::{JoinHandle, spawn_local};
 
 /// The generic cell rate algorithm in one step. Times are microseconds by the
 /// clock of Redis, so that the clocks of the sidecars don't matter; the state
-/// is the time at which the whole burst is there again, and goes then.
+/// is the time at which the whole burst is there again, and goes then. Nothing
+/// else bounds the number of keys.
 const TAKE: &str = "
 local time = redis.call('TIME')
 local now = (time[1] - 1735689600) * 1000000 + time[2]

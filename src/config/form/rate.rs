@@ -69,7 +69,8 @@ pub struct RateLimit {
     pub burst: Option<u32>,
     /// Who has a count of its own. Default: all calls count together.
     pub per: Option<Per>,
-    /// Values of `per` that are told apart at one time; further ones share a count.
+    /// Values of `per` that this sidecar tells apart at one time; further ones share
+    /// a count. Those of a limit in Redis are not bounded: they expire.
     #[schemars(range(min = 1, max = 10_000_000), extend("default" = 100_000))]
     pub keys: Option<usize>,
     /// Whether calls are refused, or only counted.

@@ -43,7 +43,8 @@ pub struct Quota {
     pub burst: NonZeroU32,
     /// Who has a count of its own.
     pub per: Per,
-    /// Values of `per` that are told apart at one time; default [`KEYS`].
+    /// Values of `per` that are told apart at one time; default [`KEYS`]. Not those
+    /// in Redis, which expire after [`Quota::window`].
     pub keys: usize,
 }
 

@@ -255,10 +255,16 @@ impl<'a> Rates<'a> {
         let mut entries = Vec::new();
         for (index, entry) in form.iter().enumerate() {
             let key = entry.key.as_ref()?.0.as_str().into();
+            let (at, all) = (at.item(index), ["value", "header", "path", "source"]);
+            if all.iter().filter(|word| at.node.get(word).is_some()).count() != 1 {
+                let message = "an entry has one of `value`, `header`, `path` and `source`";
+                problems.push(at.problem(message));
+                return None;
+            }
             let value = match (&entry.value, &entry.header, &entry.path) {
                 (Some(value), ..) => RatePart::Value(value.0.as_str().into()),
                 (_, Some(header), _) => RatePart::Header(header.0.clone()),
-                (_, _, Some(path)) => RatePart::Path(self.segment(&path.0, at.item(index), problems)?),
+                (_, _, Some(path)) => RatePart::Path(self.segment(&path.0, at, problems)?),
                 _ => RatePart::Source,
             };
             entries.push((key, value));
