@@ -41,8 +41,8 @@ pub use self::hedge::{After, Hedge, HedgeIf};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
 pub use self::mirror::{Compare, Mirror};
 pub use self::rate::{
-    Asked, KEYS, OnError, Part as RatePart, Per, Place, Quota, Rate, RateHeaders, RateLimit, RateServer,
-    RateService, Shared,
+    Asked, Entry as RateEntry, KEYS, OnError, Part as RatePart, Per, Place, Quota, Rate, RateHeaders,
+    RateLimit, RateServer, RateService, Shared,
 };
 pub use self::register::{Check, Reach, Register};
 pub use self::retry::{MAX_BUFFER, OnlyIf, Retry, RetryOn};

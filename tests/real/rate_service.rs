@@ -82,6 +82,7 @@ fn three_sidecars_share_a_thousand_a_second_by_envoys_service() {
     let fleet = fleet(3, &service, "250ms", &backend, SHARED);
     let seconds = std::env::var("PILLION_TEST_SECONDS").ok().and_then(|text| text.parse().ok());
     let seconds = seconds.unwrap_or(6).min(60);
+    #[allow(clippy::disallowed_methods, reason = "the service counts by the wall clock")]
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     std::thread::sleep(Duration::from_nanos(1_000_000_000 - u64::from(since.subsec_nanos())));
     let offer = Offer::to(&fleet, Duration::from_millis(3));
@@ -89,9 +90,9 @@ fn three_sidecars_share_a_thousand_a_second_by_envoys_service() {
     while passed.len() < seconds {
         let (made, one) = offer.watch_both(1)[0];
         if made >= ENOUGH {
-            passed.push(one)
+            passed.push(one);
         } else {
-            thin.push((made, one))
+            thin.push((made, one));
         }
         assert!(thin.len() < 120, "the callers get no processor: {thin:?}");
     }

@@ -90,12 +90,15 @@ pub struct Shared {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
     /// Each with the name that the server's rules have for it.
-    pub entries: Arc<[(Arc<str>, Part)]>,
+    pub entries: Arc<[Entry]>,
     /// While the server says nothing; default `Local`.
     pub on_error: OnError,
     /// What part of the limit this sidecar lets pass then, 0 to 1; default 1.
     pub fallback: f64,
 }
+
+/// One entry of a descriptor: its key, and what its value is.
+pub type Entry = (Arc<str>, Part);
 
 /// The value of one entry of a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]

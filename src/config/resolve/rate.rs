@@ -9,7 +9,7 @@ use super::{At, Routes};
 use crate::base::UpstreamName;
 use crate::config::form;
 use crate::config::model::{
-    Asked, KEYS, Model, OnError, Pattern, Per, Place, Quota, RateHeaders, RateLimit, RatePart, RateServer,
+    Asked, KEYS, Model, OnError, Pattern, Per, Place, Quota, RateEntry, RateHeaders, RateLimit, RatePart, RateServer,
     RateService, RoutePolicy, Segment, Shared,
 };
 use crate::config::problem::Problems;
@@ -251,7 +251,7 @@ impl<'a> Rates<'a> {
         form: &[form::DescriptorEntry],
         at: At<'_>,
         problems: &mut Problems,
-    ) -> Option<Arc<[(Arc<str>, RatePart)]>> {
+    ) -> Option<Arc<[RateEntry]>> {
         let mut entries = Vec::new();
         for (index, entry) in form.iter().enumerate() {
             let key = entry.key.as_ref()?.0.as_str().into();
