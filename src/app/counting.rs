@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::clients::ratelimit;
 use crate::clients::redis::{self, Census, Redis};
 use crate::config::Model;
-use crate::config::model::{Quota, RateServer};
+use crate::config::model::{Quota, RateServer, RateService};
 use crate::policy::rate::Verdict;
-use crate::proxy::{Ledger, Ledgers, Lost, Rates, Taking};
+use crate::proxy::{
+    Descriptor, Judging, Ledger, Ledgers, Lost, Rates, Rule, Ruling, Taking, Umpire, Umpires,
+};
 use crate::telemetry::Metrics;
 use crate::upstream::Quotas;
 
@@ -24,7 +27,7 @@ const FORGOTTEN: u32 = 7;
 pub(super) fn counts(metrics: &Metrics, model: &Model) -> (Quotas, Rates) {
     let quotas = Quotas::new(metrics.clone());
     quotas.apply(model);
-    (quotas, Rates::new(metrics.clone(), model.service.name.as_str(), ledgers()))
+    (quotas, Rates::new(metrics.clone(), model.service.name.as_str(), (ledgers(), umpires())))
 }
 
 /// Makes a worker's way to the server.
@@ -49,14 +52,75 @@ impl Ledger for InRedis {
         Box::pin(async move {
             let key = format!("{}:{key}", self.server.prefix);
             let taken = self.redis.take(&key, (quota.rate.interval(), quota.window()), until).await;
-            let taken = taken.map_err(|lost| match lost {
-                redis::Lost::Gone => Lost::Gone,
-                redis::Lost::Late => Lost::Late,
-                redis::Lost::Failed => Lost::Failed,
-            })?;
+            let taken = taken.map_err(lost)?;
             Ok(Verdict { passes: taken.passes, left: taken.left, whole: taken.whole, wait: taken.wait })
         })
     }
+}
+
+/// Makes a worker's way to a server that decides.
+fn umpires() -> Umpires {
+    Arc::new(|service: &RateService| {
+        let asked = ratelimit::Service::new(&service.host, service.port, service.timeout);
+        Some(Rc::new(AtService { asked, service: service.clone() }) as Rc<dyn Umpire>)
+    })
+}
+
+struct AtService {
+    asked: ratelimit::Service,
+    service: RateService,
+}
+
+impl Umpire for AtService {
+    fn timeout(&self) -> Duration {
+        self.service.timeout
+    }
+
+    fn judge(&self, descriptors: Vec<Descriptor>, until: Instant) -> Judging<'_> {
+        let entry = |(key, value): (Arc<str>, String)| ratelimit::Entry { key: key.to_string(), value };
+        let descriptors = descriptors
+            .into_iter()
+            .map(|entries| ratelimit::Descriptor { entries: entries.into_iter().map(entry).collect() });
+        let domain = self.service.domain.to_string();
+        let question = ratelimit::Question { domain, descriptors: descriptors.collect() };
+        let count = question.descriptors.len();
+        Box::pin(async move {
+            let answer = self.asked.ask(&question, until).await.map_err(lost)?;
+            Ok(ruling(answer, count))
+        })
+    }
+}
+
+fn lost(lost: redis::Lost) -> Lost {
+    match lost {
+        redis::Lost::Gone => Lost::Gone,
+        redis::Lost::Late => Lost::Late,
+        redis::Lost::Failed => Lost::Failed,
+    }
+}
+
+/// What was said of so many descriptors.
+fn ruling(mut answer: ratelimit::Answer, count: usize) -> Ruling {
+    if answer.statuses.is_empty() {
+        answer.statuses.resize(count, ratelimit::Status::default());
+    }
+    // It is the whole that counts.
+    if answer.is_over()
+        && !answer.statuses.iter().any(ratelimit::Status::is_over)
+        && let Some(first) = answer.statuses.first_mut()
+    {
+        first.set_code(ratelimit::Code::OverLimit);
+    }
+    let one = |status: &ratelimit::Status| {
+        let (passes, whole) = (!status.is_over(), status.reset());
+        let wait = if passes { Duration::ZERO } else { whole };
+        let rule = status
+            .current_limit
+            .as_ref()
+            .map(|limit| Rule { count: limit.requests_per_unit, period: limit.period() });
+        (Verdict { passes, left: status.limit_remaining, whole, wait }, rule)
+    };
+    Ruling { verdicts: answer.statuses.iter().map(one).collect(), fields: answer.fields() }
 }
 
 /// Counts the sidecars that share limits, so that each knows its part, and tells

@@ -5,6 +5,7 @@ pub mod consul;
 pub mod health;
 pub mod jwks;
 pub mod kubernetes;
+pub mod ratelimit;
 pub mod redis;
 
 /// An error with what caused it, each cause once.

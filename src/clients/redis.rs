@@ -15,7 +15,8 @@ use tokio::task::{JoinHandle, spawn_local};
 
 /// The generic cell rate algorithm in one step. Times are microseconds by the
 /// clock of Redis, so that the clocks of the sidecars don't matter; the state
-/// is the time at which the whole burst is there again, and goes then.
+/// is the time at which the whole burst is there again, and goes then. Nothing
+/// else bounds the number of keys.
 const TAKE: &str = "
 local time = redis.call('TIME')
 local now = (time[1] - 1735689600) * 1000000 + time[2]
@@ -274,7 +275,7 @@ const ROUNDS: usize = 4;
 /// What `future` says by then. Timers have whole milliseconds and fire at the
 /// end of theirs, or a little later. A worker that was held up itself finds the
 /// timer and the answer at once: the answer counts.
-async fn by<T>(until: Instant, future: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn by<T>(until: Instant, future: impl Future<Output = T>) -> Option<T> {
     let until = until.checked_sub(Duration::from_micros(1500)).unwrap_or(until);
     let mut future = std::pin::pin!(future);
     if let Ok(said) = tokio::time::timeout_at(until.into(), &mut future).await {

@@ -42,7 +42,10 @@ pub use self::fitness::{Ejection, Fitness, HealthCheck, Question, SuccessRate};
 pub use self::hedge::{After, Hedge, HedgeIf};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
 pub use self::mirror::{Compare, Mirror};
-pub use self::rate::{KEYS, Per, Place, Quota, Rate, RateHeaders, RateLimit, RateServer, Shared};
+pub use self::rate::{
+    Asked, Entry as RateEntry, KEYS, OnError, Part as RatePart, Per, Place, Quota, Rate, RateHeaders,
+    RateLimit, RateServer, RateService, Shared,
+};
 pub use self::register::{Check, Reach, Register};
 pub use self::retry::{MAX_BUFFER, OnlyIf, Retry, RetryOn};
 pub use self::source::{Dns, KEEP_FOR, Kubernetes, Local, Source, StaticEndpoint, WhenEmpty};
@@ -74,6 +77,8 @@ pub struct Model {
     pub rate_server: Option<RateServer>,
     /// How callers prove who they are.
     pub authentication: Authentication,
+    /// The server that decides by rules of its own.
+    pub rate_service: Option<RateService>,
     /// The upstreams that a policy names.
     pub upstreams: BTreeMap<UpstreamName, Upstream>,
     /// Routes of calls to the service, in the order of the files.
@@ -430,6 +435,7 @@ impl Model {
             telemetry: Telemetry::default(),
             rate_server: None,
             authentication: Authentication::default(),
+            rate_service: None,
             upstreams: BTreeMap::new(),
             inbound: Vec::new(),
             outbound: Vec::new(),

@@ -159,11 +159,12 @@ pub(super) fn resolve(
         model.telemetry.propagate = self::propagate(propagate);
     }
     model.rate_server = main.rate_limits.as_ref().and_then(|form| rate::server(form, at, problems));
+    model.rate_service = main.rate_limits.as_ref().and_then(|form| rate::service(form, at, problems));
     let known = routes::Known::of(&model.discovery, at.node.lost("discovery"));
     routes::resolve(routes, &known, &mut model, &mut ports, problems);
     // A policy file by itself does not say what stands in pillion.yaml.
-    if main.service.is_some() && model.rate_server.is_none() && !at.lost("rate_limits") {
-        rate::needs_server(routes, problems);
+    if main.service.is_some() && !at.lost("rate_limits") {
+        rate::needs_server(routes, &model, problems);
     }
     test::tests(routes, &mut model, problems);
     ports::collisions(&ports, problems);
@@ -203,6 +204,7 @@ pub(super) fn model(name: UpstreamName, address: Option<SocketAddr>, environment
         telemetry: Telemetry::default(),
         rate_server: None,
         authentication: Authentication::default(),
+        rate_service: None,
         upstreams: BTreeMap::new(),
         inbound: Vec::new(),
         outbound: Vec::new(),

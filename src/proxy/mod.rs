@@ -36,6 +36,7 @@ mod stack;
 mod steer;
 mod transcode;
 mod tunnel;
+mod umpire;
 mod waits;
 mod websocket;
 mod worker;
@@ -49,6 +50,7 @@ pub use listener::{accept, bind, bind_ipv6};
 pub use rates::Rates;
 pub use router::Router;
 pub use stack::{Attempt, BoxedStack, Call, Layer};
+pub use umpire::{Descriptor, Judging, Rule, Ruling, Umpire, Umpires};
 pub use worker::{Instance, Worker};
 
 #[cfg(test)]

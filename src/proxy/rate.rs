@@ -18,10 +18,11 @@ use super::ledger::{self, Lost};
 use super::rates::Rated;
 use super::router::Route;
 use super::stack::{Attempt, Call};
+use super::umpire::{self, Rule};
 use crate::base::clock;
 use crate::base::{ProxyError, Reason};
 use crate::codec::Body;
-use crate::config::model::{Per, RateHeaders, RateLimit};
+use crate::config::model::{Asked, OnError, Per, RateHeaders, RateLimit};
 use crate::config::units;
 use crate::policy::rate::Verdict;
 use crate::policy::routes;
@@ -93,7 +94,7 @@ where
         }
         let call = attempt.call.clone();
         match check(&self.route, &call) {
-            Ok(fields) if self.route.rates.iter().any(|rated| rated.share.is_some()) => {
+            Ok(fields) if self.route.policy.rate_limits.iter().any(RateLimit::is_asked) => {
                 // The call itself does nothing before it is polled.
                 Limited::Asks {
                     inner: self.inner.call(attempt),
@@ -148,10 +149,10 @@ fn check(route: &Route, call: &Call) -> Result<Fields, ProxyError> {
     let early = route.policy.allow.is_some();
     let mut fields = call.head.extensions.get::<Fields>().filter(|_| early).cloned().unwrap_or_default();
     let limits = route.policy.rate_limits.iter().zip(&route.rates);
-    let due = |limit: &RateLimit| !early || limit.quota.per != Per::Source;
-    for (limit, rated) in limits.filter(|(limit, rated)| rated.share.is_none() && due(limit)) {
+    let due = |limit: &RateLimit| !limit.is_asked() && (!early || limit.quota.per != Per::Source);
+    for (limit, rated) in limits.filter(|(limit, _)| due(limit)) {
         let verdict = of_caller(&limit.quota.per, call, |value| rated.limiter.take(value, now));
-        fields.weigh(limit, rated, verdict)?;
+        fields.weigh(limit, rated, verdict, None)?;
     }
     Ok(fields)
 }
@@ -166,10 +167,10 @@ pub fn by_source(route: &Route, ip: IpAddr, extensions: &mut http::Extensions) -
     let mut fields = Fields::default();
     let limits = route.policy.rate_limits.iter().zip(&route.rates);
     for (limit, rated) in
-        limits.filter(|(limit, rated)| rated.share.is_none() && limit.quota.per == Per::Source)
+        limits.filter(|(limit, _)| !limit.is_asked() && limit.quota.per == Per::Source)
     {
         let verdict = of_address(ip, |value| rated.limiter.take(value, now));
-        fields.weigh(limit, rated, verdict)?;
+        fields.weigh(limit, rated, verdict, None)?;
     }
     extensions.insert(fields);
     Ok(())
@@ -207,13 +208,14 @@ async fn ask(call: Rc<Call>, mut fields: Fields) -> Result<Fields, ProxyError> {
                 of_caller(&limit.quota.per, &call, |value| share.take(lost, value, now))
             }
         };
-        fields.weigh(limit, rated, verdict)?;
+        fields.weigh(limit, rated, verdict, None)?;
     }
+    umpire::ask(&call, &mut fields).await?;
     Ok(fields)
 }
 
 /// What `take` makes of what tells this caller from others.
-fn of_caller<T>(per: &Per, call: &Call, take: impl FnOnce(Option<&[u8]>) -> T) -> T {
+pub fn of_caller<T>(per: &Per, call: &Call, take: impl FnOnce(Option<&[u8]>) -> T) -> T {
     match per {
         Per::All => take(None),
         Per::Client => match call.identity.as_ref().and_then(|identity| identity.key()) {
@@ -226,11 +228,7 @@ fn of_caller<T>(per: &Per, call: &Call, take: impl FnOnce(Option<&[u8]>) -> T) -
             take(claim.as_ref().map(|claim| claim.as_bytes()))
         }
         Per::Header(name) => take(call.head.headers.get(name).map(HeaderValue::as_bytes)),
-        Per::Path(index) => {
-            let first = call.head.extensions.get::<FirstPath>();
-            let path = first.map_or(call.head.uri.path(), |first| &first.0);
-            take(routes::segment(path, *index).as_deref())
-        }
+        Per::Path(index) => take(routes::segment(path_of(call), *index).as_deref()),
     }
 }
 
@@ -242,9 +240,29 @@ fn of_address<T>(ip: IpAddr, take: impl FnOnce(Option<&[u8]>) -> T) -> T {
     }
 }
 
-fn refusal(limit: &RateLimit, wait: Duration, fields: &mut Fields) -> ProxyError {
-    let (rate, burst) = (units::show_rate(limit.quota.rate), limit.quota.burst);
-    let detail = format!("the limit `{}` lets {rate} pass, at most {burst} at once", limit.name);
+/// The path by which a call met its route.
+pub fn path_of(call: &Call) -> &str {
+    let first = call.head.extensions.get::<FirstPath>();
+    first.map_or(call.head.uri.path(), |first| &first.0)
+}
+
+fn refusal(limit: &RateLimit, rule: Option<Rule>, wait: Duration, fields: &mut Fields) -> ProxyError {
+    let name = &limit.name;
+    let detail = match (rule, &limit.service) {
+        (Some(Rule { count, period }), _) => {
+            let period = units::show(period);
+            format!("the rate-limit service lets {count} calls pass in {period} by the limit `{name}`")
+        }
+        (None, Some(Asked { on_error: OnError::Deny, .. })) => {
+            format!(
+                "the rate-limit service does not let the call pass, or says nothing, by the limit `{name}`"
+            )
+        }
+        _ => {
+            let (rate, burst) = (units::show_rate(limit.quota.rate), limit.quota.burst);
+            format!("the limit `{name}` lets {rate} pass, at most {burst} at once")
+        }
+    };
     ProxyError {
         retry_after: Some(wait),
         fields: std::mem::take(fields).finish(),
@@ -254,14 +272,22 @@ fn refusal(limit: &RateLimit, wait: Duration, fields: &mut Fields) -> ProxyError
 
 /// `RateLimit` and `RateLimit-Policy`, lists of structured fields (RFC 9651).
 #[derive(Clone, Default)]
-struct Fields {
+pub struct Fields {
     left: String,
     policy: String,
+    /// Of a rate-limit service.
+    more: HeaderMap,
 }
 
 impl Fields {
     /// What a limit said of a call, and what comes of it.
-    fn weigh(&mut self, limit: &RateLimit, rated: &Rated, verdict: Verdict) -> Result<(), ProxyError> {
+    pub fn weigh(
+        &mut self,
+        limit: &RateLimit,
+        rated: &Rated,
+        verdict: Verdict,
+        rule: Option<Rule>,
+    ) -> Result<(), ProxyError> {
         if limit.shadow {
             if !verdict.passes {
                 rated.shadowed.increment(1);
@@ -274,29 +300,38 @@ impl Fields {
             RateHeaders::All => true,
         };
         if says {
-            self.add(limit, verdict);
+            self.add(limit, verdict, rule);
         }
         if verdict.passes {
             return Ok(());
         }
         rated.refused.increment(1);
-        Err(refusal(limit, verdict.wait, self))
+        Err(refusal(limit, rule, verdict.wait, self))
     }
 
-    fn add(&mut self, limit: &RateLimit, verdict: Verdict) {
+    /// Fields as they are.
+    pub fn extend(&mut self, fields: HeaderMap) {
+        self.more.extend(fields);
+    }
+
+    fn add(&mut self, limit: &RateLimit, verdict: Verdict, rule: Option<Rule>) {
         let comma = if self.left.is_empty() { "" } else { ", " };
-        let (name, burst) = (&limit.name, limit.quota.burst);
-        let (whole, window) = (seconds(verdict.whole), seconds(limit.quota.window()).max(1));
+        let own = (limit.quota.burst.get(), limit.quota.window());
+        let (burst, window) = rule.map_or(own, |rule| (rule.count, rule.period));
+        let (name, whole, window) = (&limit.name, seconds(verdict.whole), seconds(window).max(1));
         // Writing to a String can't fail.
         let _ = write!(self.left, "{comma}\"{name}\";r={};t={whole}", verdict.left);
         let _ = write!(self.policy, "{comma}\"{name}\";q={burst};w={window}");
     }
 
     fn finish(self) -> Option<Box<HeaderMap>> {
-        if self.left.is_empty() {
+        if self.left.is_empty() && self.more.is_empty() {
             return None;
         }
-        let mut fields = Box::new(HeaderMap::with_capacity(2));
+        let mut fields = Box::new(self.more);
+        if self.left.is_empty() {
+            return Some(fields);
+        }
         for (name, value) in [(RATE_LIMIT, self.left), (RATE_LIMIT_POLICY, self.policy)] {
             if let Ok(value) = HeaderValue::try_from(value) {
                 fields.insert(name, value);

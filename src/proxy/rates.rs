@@ -12,7 +12,8 @@ use arc_swap::ArcSwap;
 use metrics::{Counter, Gauge, Histogram};
 
 use super::ledger::{Ledger, Ledgers, Lost};
-use crate::config::model::{self, Place, Quota, RateLimit, RateServer};
+use super::umpire::{Bench, Umpires};
+use crate::config::model::{self, Place, Quota, RateLimit, RateServer, RateService};
 use crate::policy::rate::{Limiter, Verdict};
 use crate::telemetry::record::Direction;
 use crate::telemetry::{Metrics, names};
@@ -29,6 +30,7 @@ struct Shared {
     metrics: Metrics,
     service: String,
     ledgers: Ledgers,
+    umpires: Umpires,
 }
 
 /// A limit that some route holds, or held lately.
@@ -101,14 +103,19 @@ impl Share {
 impl Rates {
     /// No limits as yet. `service` is the fronted one; `ledgers` makes the way to
     /// the server that counts for all sidecars.
-    pub fn new(metrics: Metrics, service: &str, ledgers: Ledgers) -> Self {
+    pub fn new(metrics: Metrics, service: &str, (ledgers, umpires): (Ledgers, Umpires)) -> Self {
         let (all, parts, counts) = Default::default();
-        Self(Arc::new(Shared { all, parts, counts, metrics, service: service.to_owned(), ledgers }))
+        Self(Arc::new(Shared { all, parts, counts, metrics, service: service.to_owned(), ledgers, umpires }))
     }
 
     /// A worker's way to a server.
     pub fn ledger(&self, server: &RateServer) -> Option<Rc<dyn Ledger>> {
         (self.0.ledgers)(server)
+    }
+
+    /// A worker's way to a server that decides.
+    pub fn umpire(&self, service: &RateService) -> Option<Rc<Bench>> {
+        Some(Rc::new(Bench::new((self.0.umpires)(service)?, &self.0.metrics)))
     }
 
     /// The names of the limits that are shared.
@@ -157,7 +164,7 @@ impl Rates {
         let key = (Place::clone(&limit.place), limit.name.clone());
         let known = all.get(&key).and_then(|known| known.rated.upgrade());
         let same = |rated: &Arc<Rated>| {
-            *rated.limiter.quota() == limit.quota
+            *rated.limiter.quota() == limit.own()
                 && rated.share.as_ref().map(|share| &share.part.shared) == limit.shared.as_ref()
         };
         if let Some(rated) = known.filter(same) {
@@ -204,7 +211,7 @@ impl Rates {
             metrics.counter(&names::RATE_LIMITED, &[direction, upstream, route, name, mode])
         };
         let rated = Rated {
-            limiter: Limiter::new(limit.quota.clone(), now),
+            limiter: Limiter::new(limit.own(), now),
             share: limit.shared.as_ref().map(|shared| {
                 let part = self.part(shared, &limit.quota, now);
                 Share::new(part, metrics)

@@ -17,13 +17,14 @@ use super::original::Dialled;
 use super::rates::Rates;
 use super::router::Router;
 use super::stack::Layer;
+use super::umpire::Bench;
 use crate::base::UpstreamName;
 use crate::base::clock;
 use crate::base::drain::Stage;
 use crate::base::timers::Timers;
 use crate::codec::ServerContext;
 use crate::config::Model;
-use crate::config::model::{Concurrency, RateServer};
+use crate::config::model::{Concurrency, RateServer, RateService};
 use crate::policy::budget::Budgets;
 use crate::policy::mirror::Rooms;
 use crate::telemetry::record::{Direction, RouteMetrics};
@@ -68,6 +69,8 @@ pub struct Worker {
     pub rates: Rates,
     /// The way to the server that counts for all sidecars.
     ledger: RefCell<Option<(RateServer, Rc<dyn Ledger>)>>,
+    /// The way to the server that decides by rules of its own.
+    umpire: RefCell<Option<(RateService, Rc<Bench>)>>,
     /// What the log was told.
     pub notices: Notices,
     stages: [Rc<Cell<Stage>>; 2],
@@ -180,6 +183,7 @@ impl Worker {
             layer,
             rates,
             ledger: RefCell::default(),
+            umpire: RefCell::default(),
             notices: Notices::default(),
             stages: Default::default(),
             listeners: Default::default(),
@@ -201,6 +205,7 @@ impl Worker {
     pub fn apply(&self, model: Arc<Model>) {
         let old = self.router.borrow().clone();
         self.set_ledger(model.rate_server.as_ref());
+        self.set_umpire(model.rate_service.as_ref());
         let router = Router::new(model, self, old.as_deref(), clock::now());
         let context = |stage: &Rc<Cell<Stage>>| {
             let limits = router.model.limits.clone();
@@ -217,6 +222,18 @@ impl Worker {
         if ledger.as_ref().map(|(server, _)| server) != server {
             *ledger = server.and_then(|server| Some((server.clone(), self.rates.ledger(server)?)));
         }
+    }
+
+    fn set_umpire(&self, service: Option<&RateService>) {
+        let mut umpire = self.umpire.borrow_mut();
+        if umpire.as_ref().map(|(service, _)| service) != service {
+            *umpire = service.and_then(|service| Some((service.clone(), self.rates.umpire(service)?)));
+        }
+    }
+
+    /// The server that decides by rules of its own.
+    pub fn umpire(&self) -> Option<Rc<Bench>> {
+        self.umpire.borrow().as_ref().map(|(_, bench)| bench.clone())
     }
 
     /// The server that counts for all sidecars.

@@ -134,6 +134,12 @@ names! {
     /// The wait for the server.
     RATE_LIMIT_SHARED_WAIT = Histogram "pillion_rate_limit_shared_wait_seconds" ["shared"]
         "How long calls waited for the server that counts for all sidecars.";
+    /// Questions to a rate-limit service.
+    RATE_SERVICE = Counter "pillion_rate_limit_service_total" ["result"]
+        "Calls with a `descriptor`, by what the rate-limit service did: answered, late, failed, gone (it was not asked).";
+    /// The wait for it.
+    RATE_SERVICE_WAIT = Histogram "pillion_rate_limit_service_wait_seconds" []
+        "How long calls waited for the rate-limit service.";
     /// Bytes of opaque streams.
     TCP_BYTES = Counter "pillion_tcp_bytes_total" ["upstream", "direction"]
         "Bytes of tunnels, upgraded connections and opaque streams, to (sent) and from (received) the upstream.";

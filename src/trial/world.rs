@@ -132,7 +132,7 @@ fn worker(model: &Arc<Model>, test: &Test, services: &Rc<Services>) -> Rc<Worker
         services.listen(address, &model.service.name);
     }
     let name = model.service.name.as_str();
-    let counts = (quotas, Rates::new(metrics.clone(), name, Arc::new(|_| None)));
+    let counts = (quotas, Rates::new(metrics.clone(), name, (Arc::new(|_| None), Arc::new(|_| None))));
     let worker = Worker::new(model.clone(), board, counts, &metrics, Instance::new(name), None);
     services.keep_time_by(&worker.timers);
     let timers = worker.timers.clone();

@@ -28,6 +28,7 @@ mod misbehaving;
 mod policy;
 mod process;
 mod rate_limits;
+mod rate_service;
 mod retries;
 mod shaping;
 mod support;

@@ -27,6 +27,7 @@ pub fn limit(count: u32, period: Duration, per: Per) -> RateLimit {
         shadow: false,
         headers: RateHeaders::default(),
         shared: None,
+        service: None,
         place: Arc::new(Place {
             to: Some(UpstreamName::new("users")),
             route: "/**".into(),

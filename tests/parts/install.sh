@@ -117,6 +117,8 @@ go_tool google.golang.org/grpc/interop/client v1.80.0 grpc-go-client
 go_tool google.golang.org/grpc/interop/server v1.80.0 grpc-go-server
 go_tool github.com/fullstorydev/grpcurl/cmd/grpcurl v1.9.3 grpcurl
 go_tool github.com/summerwind/h2spec/cmd/h2spec v2.2.1+incompatible h2spec
+# Envoy's rate-limit service.
+go_tool github.com/envoyproxy/ratelimit/src/service_cmd v1.4.1-0.20260122083618-3fb702589d36 ratelimit
 # go_part FOLDER NAME: a program of ours as $bin/NAME.
 go_part() {
     go build -C "$parts/$1" -o "$bin/$2" . > "$go_log" 2>&1 || { tail -20 "$go_log" >&2 && die "tests/parts/$1 was not built: see above"; }

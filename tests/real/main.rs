@@ -14,6 +14,7 @@ mod h2spec;
 mod haproxy;
 mod parts;
 mod rate_limits;
+mod rate_service;
 mod server;
 #[allow(dead_code, unused_imports, reason = "shared with the tests in process")]
 #[path = "../it/support/mod.rs"]

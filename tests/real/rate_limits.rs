@@ -29,6 +29,7 @@ fn limit(count: u32, burst: u32, period: Duration) -> RateLimit {
         shadow: false,
         headers: RateHeaders::All,
         shared: Some(Shared { name: "calls".into(), fallback: None }),
+        service: None,
         place: Arc::new(Place { to: None, route: "".into(), conditions: "".into() }),
         origin: Origin { file: "orders.yaml".into(), line: 3, column: 5 },
     }
@@ -59,23 +60,23 @@ fn asked(fleet: &[Sidecar], result: &str) -> f64 {
     fleet.iter().map(|sidecar| sidecar.metrics().get("pillion_rate_limit_shared_total", &labels)).sum()
 }
 
-/// Callers at an even pace, and how many of their calls passed in each second.
-struct Offer {
+/// Callers at an even pace, how many calls they made in each second, and how many of them passed.
+pub struct Offer {
     begun: Instant,
-    passed: Arc<Vec<AtomicUsize>>,
+    counts: Arc<Vec<[AtomicUsize; 2]>>,
     stop: Arc<AtomicBool>,
     callers: Vec<JoinHandle<()>>,
 }
 
 impl Offer {
     /// Two callers for each sidecar, each with a call every `pause`.
-    fn to(fleet: &[Sidecar], pause: Duration) -> Self {
+    pub fn to(fleet: &[Sidecar], pause: Duration) -> Self {
         let (begun, stop) = (Instant::now(), Arc::new(AtomicBool::new(false)));
-        let passed: Arc<Vec<AtomicUsize>> = Arc::new((0..MOST).map(|_| AtomicUsize::new(0)).collect());
+        let counts: Arc<Vec<[AtomicUsize; 2]>> = Arc::new((0..MOST).map(|_| Default::default()).collect());
         let addresses = fleet.iter().flat_map(|sidecar| [sidecar.at.inbound; 2]);
-        let (counts, stopped) = (passed.clone(), stop.clone());
+        let (all, stopped) = (counts.clone(), stop.clone());
         let callers = addresses.map(|address| {
-            let (passed, stop) = (counts.clone(), stopped.clone());
+            let (counts, stop) = (all.clone(), stopped.clone());
             std::thread::spawn(move || {
                 let mut client = Client::connect(address);
                 let mut next = Instant::now();
@@ -83,25 +84,32 @@ impl Offer {
                     let status = client.get("orders", "/").status;
                     assert!(matches!(status, 200 | 429), "{status}");
                     let second = begun.elapsed().as_secs() as usize;
-                    passed[second].fetch_add(usize::from(status == 200), Ordering::SeqCst);
+                    counts[second][0].fetch_add(1, Ordering::SeqCst);
+                    counts[second][1].fetch_add(usize::from(status == 200), Ordering::SeqCst);
                     next += pause;
                     std::thread::sleep(next.saturating_duration_since(Instant::now()));
                 }
             })
         });
         let callers = callers.collect();
-        Self { begun, passed, stop, callers }
+        Self { begun, counts, stop, callers }
     }
 
     /// Waits for `seconds` whole ones, and says how many calls passed in each.
-    fn watch(&self, seconds: usize) -> Vec<usize> {
+    pub fn watch(&self, seconds: usize) -> Vec<usize> {
+        self.watch_both(seconds).into_iter().map(|(_, passed)| passed).collect()
+    }
+
+    /// The same, after how many were made.
+    pub fn watch_both(&self, seconds: usize) -> Vec<(usize, usize)> {
         let first = self.begun.elapsed().as_secs() as usize + 1;
         let end = Duration::from_secs((first + seconds) as u64);
         std::thread::sleep(end.saturating_sub(self.begun.elapsed()));
-        self.passed[first..first + seconds].iter().map(|count| count.load(Ordering::SeqCst)).collect()
+        let load = |count: &AtomicUsize| count.load(Ordering::SeqCst);
+        self.counts[first..first + seconds].iter().map(|[made, passed]| (load(made), load(passed))).collect()
     }
 
-    fn end(self) {
+    pub fn end(self) {
         self.stop.store(true, Ordering::SeqCst);
         self.callers.into_iter().for_each(|caller| caller.join().unwrap());
     }
@@ -134,7 +142,7 @@ fn busy(redis: &Server, backend: &Recorder, timeout: Duration) -> (Vec<Sidecar>,
     (fleet, offer)
 }
 
-fn mean(passed: &[usize]) -> usize {
+pub fn mean(passed: &[usize]) -> usize {
     passed.iter().sum::<usize>() / passed.len()
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Values, text};
 use crate::config::Model;
 use crate::config::model::{
-    Allow, Allowed, Balance, HashOn, Hedge, Json, Mirror, Per, RateLimit, Retry, RoutePolicy, Timeout, Who,
+    Allow, Allowed, Asked, Balance, HashOn, Hedge, Json, Mirror, Per, RateLimit, RatePart, Retry, RoutePolicy, Timeout, Who,
 };
 use crate::config::units::show_rate;
 
@@ -149,9 +149,21 @@ fn rate_limit(limit: &RateLimit) -> Value {
         "mode": if limit.shadow { "shadow" } else { "enforce" },
         "shared": limit.shared.as_ref().map(|shared| &*shared.name),
         "fallback": limit.shared.as_ref().and_then(|shared| shared.fallback).map(super::share),
+        "descriptor": limit.service.as_ref().map(asked),
+        "on_error": limit.service.as_ref().map(|asked| asked.on_error.as_str()),
         "headers": limit.headers.as_str(),
         "origin": limit.origin.to_string(),
     })
+}
+
+fn asked(asked: &Asked) -> Vec<Value> {
+    let entry = |(key, part): &(std::sync::Arc<str>, RatePart)| match part {
+        RatePart::Value(value) => json!({ "key": &**key, "value": &**value }),
+        RatePart::Header(name) => json!({ "key": &**key, "header": name.as_str() }),
+        RatePart::Path(index) => json!({ "key": &**key, "segment": index }),
+        RatePart::Source => json!({ "key": &**key, "source": true }),
+    };
+    asked.entries.iter().map(entry).collect()
 }
 
 fn balance(balance: &Balance) -> Value {

@@ -288,6 +288,6 @@ pub struct HashOn {
     pub source: Option<bool>,
 }
 
-fn yes(_: &mut SchemaGenerator) -> Schema {
+pub(super) fn yes(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "boolean", "const": true})
 }

@@ -3,15 +3,31 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::text::{Header, Label, Percent, Rate, RedisAddress, Span, Word};
+use crate::config::text::{Header, Label, Percent, Rate, RedisAddress, Span, Target, Word};
 
 /// What counts for all sidecars.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(extend("required" = ["redis"]))]
+#[schemars(extend("minProperties" = 1))]
 pub struct RateServers {
-    /// A Redis that all sidecars reach.
+    /// A Redis that all sidecars reach, for what is `shared`.
     pub redis: Option<Redis>,
+    /// A server of Envoy's rate-limit protocol, for what has a `descriptor`.
+    pub service: Option<RateService>,
+}
+
+/// A server of Envoy's rate-limit protocol.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["address", "domain"]))]
+pub struct RateService {
+    /// `host:port`; spoken to over HTTP/2 without TLS.
+    pub address: Option<Target>,
+    /// Whose rules hold, of those that the server has.
+    pub domain: Option<Word>,
+    /// How long a call may wait for it; 2 ms to 1 s.
+    #[schemars(extend("default" = "20ms"))]
+    pub timeout: Option<Span>,
 }
 
 /// A Redis that all sidecars reach.
@@ -53,7 +69,8 @@ pub struct RateLimit {
     pub burst: Option<u32>,
     /// Who has a count of its own. Default: all calls count together.
     pub per: Option<Per>,
-    /// Values of `per` that are told apart at one time; further ones share a count.
+    /// Values of `per` that this sidecar tells apart at one time; further ones share
+    /// a count. Those of a limit in Redis are not bounded: they expire.
     #[schemars(range(min = 1, max = 10_000_000), extend("default" = 100_000))]
     pub keys: Option<usize>,
     /// Whether calls are refused, or only counted.
@@ -65,9 +82,46 @@ pub struct RateLimit {
     /// Counted together with all sidecars that write the same name here, by the
     /// server of `rate_limits`. Default: each counts for itself.
     pub shared: Option<Label>,
-    /// With `shared`, the part of the limit that this sidecar lets pass by itself
-    /// while the server says nothing. Default: an equal part of all sidecars.
+    /// With `shared` or `descriptor`, the part of the limit that this sidecar lets
+    /// pass by itself while the server says nothing. Default: an equal part of all
+    /// sidecars, with `descriptor` the whole.
     pub fallback: Option<Percent>,
+    /// Decided by the server of `rate_limits.service`, by its rule for these entries.
+    #[schemars(length(min = 1, max = 16))]
+    pub descriptor: Option<Vec<DescriptorEntry>>,
+    /// With `descriptor`, what becomes of calls while the server says nothing.
+    #[schemars(extend("default" = "local"))]
+    pub on_error: Option<OnError>,
+}
+
+/// One entry of what a rate-limit service is asked; `key` and exactly one more.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["key"], "minProperties" = 2, "maxProperties" = 2))]
+pub struct DescriptorEntry {
+    /// As the server's rules call it.
+    pub key: Option<Word>,
+    /// Always this value.
+    pub value: Option<Word>,
+    /// The value of this header; a call without it is not limited.
+    pub header: Option<Header>,
+    /// The value of this parameter of the route.
+    pub path: Option<Word>,
+    /// The caller's address.
+    #[schemars(schema_with = "super::policy::yes")]
+    pub source: Option<bool>,
+}
+
+/// What becomes of calls while a rate-limit service says nothing.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// They pass.
+    Allow,
+    /// They are refused.
+    Deny,
+    /// This sidecar counts by `rate`.
+    Local,
 }
 
 /// Who has a count of its own.

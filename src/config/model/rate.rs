@@ -26,6 +26,8 @@ pub struct RateLimit {
     pub headers: RateHeaders,
     /// Counted for all sidecars together; default only for this one.
     pub shared: Option<Shared>,
+    /// Decided by a rate-limit service; default not.
+    pub service: Option<Asked>,
     /// Whose calls it counts.
     pub place: Arc<Place>,
     /// Where it is written.
@@ -41,7 +43,8 @@ pub struct Quota {
     pub burst: NonZeroU32,
     /// Who has a count of its own.
     pub per: Per,
-    /// Values of `per` that are told apart at one time; default [`KEYS`].
+    /// Values of `per` that are told apart at one time; default [`KEYS`]. Not those
+    /// in Redis, which expire after [`Quota::window`].
     pub keys: usize,
 }
 
@@ -83,6 +86,58 @@ pub struct Shared {
     pub fallback: Option<f64>,
 }
 
+/// `descriptor` and `on_error`: what a rate-limit service decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// Each with the name that the server's rules have for it.
+    pub entries: Arc<[Entry]>,
+    /// While the server says nothing; default `Local`.
+    pub on_error: OnError,
+    /// What part of the limit this sidecar lets pass then, 0 to 1; default 1.
+    pub fallback: f64,
+}
+
+/// One entry of a descriptor: its key, and what its value is.
+pub type Entry = (Arc<str>, Part);
+
+/// The value of one entry of a descriptor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Always this.
+    Value(Arc<str>),
+    /// The value of this header.
+    Header(HeaderName),
+    /// This segment of the path, counted from 0.
+    Path(usize),
+    /// The caller's address.
+    Source,
+}
+
+/// `on_error`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// Calls pass.
+    Allow,
+    /// They are refused.
+    Deny,
+    /// This sidecar counts by itself; the default.
+    #[default]
+    Local,
+}
+
+/// `rate_limits.service`: a server of Envoy's rate-limit protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateService {
+    /// Without brackets.
+    pub host: Arc<str>,
+    /// 1 to 65535.
+    pub port: u16,
+    /// Whose rules hold.
+    pub domain: Arc<str>,
+    /// How long a call may wait for it; default 20 ms.
+    pub timeout: Duration,
+}
+
 /// `rate_limits.redis`: the server that counts for all sidecars.
 #[derive(Clone, PartialEq)]
 pub struct RateServer {
@@ -115,6 +170,29 @@ pub struct Place {
     pub route: Arc<str>,
     /// Its other conditions, as text.
     pub conditions: Arc<str>,
+}
+
+impl RateLimit {
+    /// Whether a server is asked.
+    pub fn is_asked(&self) -> bool {
+        self.shared.is_some() || self.service.is_some()
+    }
+
+    /// What this sidecar lets pass by itself.
+    pub fn own(&self) -> Quota {
+        self.service.as_ref().map_or_else(|| self.quota.clone(), |asked| self.quota.part(asked.fallback))
+    }
+}
+
+impl OnError {
+    /// The word that the file uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Local => "local",
+        }
+    }
 }
 
 impl RateHeaders {

@@ -9,7 +9,8 @@ use super::{At, Routes};
 use crate::base::UpstreamName;
 use crate::config::form;
 use crate::config::model::{
-    KEYS, Pattern, Per, Place, Quota, RateHeaders, RateLimit, RateServer, RoutePolicy, Segment, Shared,
+    Asked, KEYS, Model, OnError, Pattern, Per, Place, Quota, RateEntry, RateHeaders, RateLimit, RatePart, RateServer,
+    RateService, RoutePolicy, Segment, Shared,
 };
 use crate::config::problem::Problems;
 use crate::config::text::Host;
@@ -45,8 +46,20 @@ pub(super) fn server(form: &form::RateServers, at: At<'_>, problems: &mut Proble
     })
 }
 
-/// Reports each limit that nothing counts for all sidecars.
-pub(super) fn needs_server(files: &[Routes], problems: &mut Problems) {
+/// What decides by rules of its own.
+pub(super) fn service(form: &form::RateServers, at: At<'_>, problems: &mut Problems) -> Option<RateService> {
+    let (form, at) = (form.service.as_ref()?, at.key("rate_limits").key("service"));
+    let timeout = form.timeout.as_ref().map_or(Duration::from_millis(20), |span| span.0);
+    if !(Duration::from_millis(2)..=Duration::from_secs(1)).contains(&timeout) {
+        problems.push(at.key("timeout").problem("`timeout` is from 2ms to 1s"));
+    }
+    let address = &form.address.as_ref()?.0;
+    let domain = form.domain.as_ref()?.0.as_str().into();
+    Some(RateService { host: address.host.as_str().into(), port: address.port, domain, timeout })
+}
+
+/// Reports each limit that nothing counts for all sidecars, or decides.
+pub(super) fn needs_server(files: &[Routes], model: &Model, problems: &mut Problems) {
     for file in files {
         let at = At::root(&file.file, &file.root);
         let inbound = file.inbound.iter().enumerate();
@@ -55,11 +68,16 @@ pub(super) fn needs_server(files: &[Routes], problems: &mut Problems) {
         let outbound =
             outbound.filter_map(|(index, form)| Rates::outbound(form, at.key("outbound").item(index)));
         for rates in inbound.chain(outbound) {
-            for (at, _) in
-                rates.read(&mut Problems::default()).iter().filter(|(_, limit)| limit.shared.is_some())
-            {
-                let problem = at.key("shared").problem("nothing counts for all sidecars");
-                problems.push(problem.help("add `rate_limits: {redis: {address: …}}` to pillion.yaml"));
+            for (at, limit) in rates.read(&mut Problems::default()) {
+                if limit.shared.is_some() && model.rate_server.is_none() {
+                    let problem = at.key("shared").problem("nothing counts for all sidecars");
+                    problems.push(problem.help("add `rate_limits: {redis: {address: …}}` to pillion.yaml"));
+                }
+                if limit.service.is_some() && model.rate_service.is_none() {
+                    let problem = at.key("descriptor").problem("there is no service that decides");
+                    let help = "add `rate_limits: {service: {address: …, domain: …}}` to pillion.yaml";
+                    problems.push(problem.help(help));
+                }
             }
         }
     }
@@ -103,8 +121,17 @@ impl<'a> Rates<'a> {
         let Some(rates) = rates else { return };
         let limits = rates.read(problems);
         for (index, (at, limit)) in limits.iter().enumerate() {
-            if limit.shared.is_none() && at.node.get("fallback").is_some() && !at.lost("shared") {
-                problems.push(at.word("fallback").problem("`fallback` is for what is `shared`"));
+            let alone = limit.shared.is_none() && limit.service.is_none();
+            if alone && at.node.get("fallback").is_some() && !at.lost("shared") && !at.lost("descriptor") {
+                let message = "`fallback` is for what is `shared` or has a `descriptor`";
+                problems.push(at.word("fallback").problem(message));
+            }
+            if limit.service.is_none() && at.node.get("on_error").is_some() && !at.lost("descriptor") {
+                problems.push(at.word("on_error").problem("`on_error` is for what has a `descriptor`"));
+            }
+            if limit.shared.is_some() && limit.service.is_some() {
+                let message = "a limit is either counted in Redis or decided by a service";
+                problems.push(at.word("shared").problem(message).help("take out `shared` or `descriptor`"));
             }
             if limits[..index].iter().any(|(_, other)| other.name == limit.name) {
                 let problem = at.problem(format!("two limits are called `{}`", limit.name));
@@ -165,7 +192,21 @@ impl<'a> Rates<'a> {
             problems.push(at.key("burst").problem(message));
             return None;
         }
+        let fallback = form.fallback.as_ref().map(|percent| percent.0);
+        let service = form.descriptor.as_deref().and_then(|entries| {
+            let on_error = match form.on_error {
+                Some(form::OnError::Allow) => OnError::Allow,
+                Some(form::OnError::Deny) => OnError::Deny,
+                Some(form::OnError::Local) | None => OnError::Local,
+            };
+            Some(Asked {
+                entries: self.descriptor(entries, at.key("descriptor"), problems)?,
+                on_error,
+                fallback: fallback.unwrap_or(1.0),
+            })
+        });
         Some(RateLimit {
+            service,
             name: form.name.as_ref().map_or(word, |name| name.0.clone()).into(),
             quota,
             shadow: matches!(form.mode, Some(form::RateMode::Shadow)),
@@ -174,10 +215,7 @@ impl<'a> Rates<'a> {
                 Some(form::RateHeaders::All) => RateHeaders::All,
                 Some(form::RateHeaders::Refusals) | None => RateHeaders::Refusals,
             },
-            shared: form.shared.as_ref().map(|name| Shared {
-                name: name.0.as_str().into(),
-                fallback: form.fallback.as_ref().map(|percent| percent.0),
-            }),
+            shared: form.shared.as_ref().map(|name| Shared { name: name.0.as_str().into(), fallback }),
             place: place.clone(),
             origin: at.origin(),
         })
@@ -204,6 +242,38 @@ impl<'a> Rates<'a> {
             return Some((Per::Claim(claim.0.as_str().into()), label.chars().take(64).collect()));
         }
         let name = part.path.as_ref()?.0.as_str();
+        Some((Per::Path(self.segment(name, at, problems)?), name.to_owned()))
+    }
+
+    /// What a service is asked.
+    fn descriptor(
+        self,
+        form: &[form::DescriptorEntry],
+        at: At<'_>,
+        problems: &mut Problems,
+    ) -> Option<Arc<[RateEntry]>> {
+        let mut entries = Vec::new();
+        for (index, entry) in form.iter().enumerate() {
+            let key = entry.key.as_ref()?.0.as_str().into();
+            let (at, all) = (at.item(index), ["value", "header", "path", "source"]);
+            if all.iter().filter(|word| at.node.get(word).is_some()).count() != 1 {
+                let message = "an entry has one of `value`, `header`, `path` and `source`";
+                problems.push(at.problem(message));
+                return None;
+            }
+            let value = match (&entry.value, &entry.header, &entry.path) {
+                (Some(value), ..) => RatePart::Value(value.0.as_str().into()),
+                (_, Some(header), _) => RatePart::Header(header.0.clone()),
+                (_, _, Some(path)) => RatePart::Path(self.segment(&path.0, at, problems)?),
+                _ => RatePart::Source,
+            };
+            entries.push((key, value));
+        }
+        Some(entries.into())
+    }
+
+    /// The segment of the path with this parameter of the route.
+    fn segment(self, name: &str, at: At<'_>, problems: &mut Problems) -> Option<usize> {
         let Some(route) = self.route else {
             let message = "`path` names a parameter of the route, and there is no `route`";
             problems.push(at.word("path").problem(message));
@@ -218,6 +288,6 @@ impl<'a> Rates<'a> {
                 .push(problem.help("a limit can count by one segment of the path, as in `/v1/users/{id}`"));
             return None;
         };
-        Some((Per::Path(index), name.to_owned()))
+        Some(index)
     }
 }
