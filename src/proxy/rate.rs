@@ -166,9 +166,7 @@ pub fn by_source(route: &Route, ip: IpAddr, extensions: &mut http::Extensions) -
     let now = clock::now();
     let mut fields = Fields::default();
     let limits = route.policy.rate_limits.iter().zip(&route.rates);
-    for (limit, rated) in
-        limits.filter(|(limit, _)| !limit.is_asked() && limit.quota.per == Per::Source)
-    {
+    for (limit, rated) in limits.filter(|(limit, _)| !limit.is_asked() && limit.quota.per == Per::Source) {
         let verdict = of_address(ip, |value| rated.limiter.take(value, now));
         fields.weigh(limit, rated, verdict, None)?;
     }

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use super::{Values, text};
 use crate::config::Model;
 use crate::config::model::{
-    Allow, Allowed, Asked, Balance, HashOn, Hedge, Json, Mirror, Per, RateLimit, RatePart, Retry, RoutePolicy, Timeout, Who,
+    Allow, Allowed, Asked, Balance, HashOn, Hedge, Json, Mirror, Per, RateLimit, RatePart, Retry,
+    RoutePolicy, Timeout, Who,
 };
 use crate::config::units::show_rate;
 

@@ -9,8 +9,8 @@ use super::{At, Routes};
 use crate::base::UpstreamName;
 use crate::config::form;
 use crate::config::model::{
-    Asked, KEYS, Model, OnError, Pattern, Per, Place, Quota, RateEntry, RateHeaders, RateLimit, RatePart, RateServer,
-    RateService, RoutePolicy, Segment, Shared,
+    Asked, KEYS, Model, OnError, Pattern, Per, Place, Quota, RateEntry, RateHeaders, RateLimit, RatePart,
+    RateServer, RateService, RoutePolicy, Segment, Shared,
 };
 use crate::config::problem::Problems;
 use crate::config::text::Host;
