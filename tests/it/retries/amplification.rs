@@ -10,7 +10,7 @@ use super::answer;
 use crate::support::{Client, Recorder, Sidecar, beside_others, sidecar};
 
 /// How long it lasts.
-fn seconds() -> u64 {
+pub fn seconds() -> u64 {
     std::env::var("PILLION_TEST_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
 }
 

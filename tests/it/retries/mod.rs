@@ -6,6 +6,7 @@ mod amplification;
 mod bodies;
 mod calls;
 mod grpc;
+mod recovery;
 
 use std::time::Duration;
 
