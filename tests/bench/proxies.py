@@ -142,11 +142,12 @@ class Sink(Backend):
 class Target:
     """A proxy to measure, or the backend itself (`direct`).
 
-    `name` is what the tables say, `kind` chooses program and template.
+    `name` is what the tables say, `kind` chooses program and template, unless that is told.
     """
 
-    def __init__(self, name, kind, program=None, inbound=False):
+    def __init__(self, name, kind, program=None, inbound=False, template=None):
         self.name, self.kind, self.path, self.inbound = name, kind, program, inbound
+        self.template = template
         self.prefix = []  # what runs it, for a profiler
 
     def start(self, tools, cores, backend, front, back):
@@ -182,7 +183,8 @@ class Running:
         }
         file = pathlib.Path(self.folder.name) / "configuration"
         if self.target.kind != "relay":
-            (template,) = (TEMPLATES / "tcp" if front == "tcp" else TEMPLATES).glob(f"{self.target.kind}.*")
+            wanted = self.target.template or f"{'tcp/' if front == 'tcp' else ''}{self.target.kind}.*"
+            (template,) = TEMPLATES.glob(wanted)
             file = file.with_name(template.name)
             file.write_text(string.Template(template.read_text()).substitute(values))
         program = self.target.path or tools[PROGRAMS.get(self.target.kind, self.target.kind)]

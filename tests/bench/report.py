@@ -4,10 +4,13 @@ import csv
 import json
 import statistics
 
+# Pillion with a whole policy, and with none.
+FULL, NONE = "full", "none"
 TITLES = {
     "h1": "HTTP/1.1, 64 keep-alive connections, 1 KiB",
     "h2": "h2c in, HTTP/1.1 out: 4 connections × 32 streams, 1 KiB",
     "h2h2": "h2c in, h2c out: 4 connections × 32 streams, 1 KiB",
+    "policy": "Timeout, retries, breaker and rate limit beside none of them: HTTP/1.1",
     "fixed": "2,000 requests a second, 32 connections, open loop",
     "memory": "Resident memory, MiB",
     "big": "1 MiB bodies, 8 keep-alive connections",
@@ -22,6 +25,7 @@ DEMANDS = [
     ("h2", "total", "haproxy", 1.30),
     ("h2", "user", "envoy", 0.40),
     ("tcp", "cpu", "relay", 1.15),
+    ("policy", "total", NONE, 1.15),
     ("memory", "idle", None, 14.0),
     ("memory", "used", None, 48.0),
     ("memory", "silent", None, 48.0),
@@ -65,7 +69,7 @@ def gates(summary):
     for scenario, figure, base, bound in DEMANDS:
         targets = summary.get(scenario, {})
         if base:
-            value = ratio(targets, "pillion", base, figure)
+            value = ratio(targets, FULL if scenario == "policy" else "pillion", base, figure)
             said = f"{TITLES[scenario].split(',')[0] if scenario == 'h1' else TITLES[scenario].split(':')[0]}: " \
                    f"{WORDS[figure]} ≤ {bound:.2f} × {base}'s"
         else:
@@ -119,8 +123,9 @@ def _section(scenario, targets):
                  f"{cells['rss']['median']:.1f}"] for name, cells in targets.items()]
         return _table(header, rows)
     timed = scenario == "fixed"
-    header = ["", "CPU µs/request", "of it user space", "kernel share", "÷ haproxy", "÷ envoy",
-              "user ÷ haproxy", "user ÷ envoy"]
+    bases = [NONE] if scenario == "policy" else ["haproxy", "envoy"]
+    header = ["", "CPU µs/request", "of it user space", "kernel share"]
+    header += [f"{what}÷ {base}" for what in ("", "user ") for base in bases]
     header += ["p50 µs", "p99 µs", "p99.9 µs"] if timed else ["requests/s", "RSS MiB"]
     rows = []
     for name, cells in targets.items():
@@ -128,7 +133,7 @@ def _section(scenario, targets):
         row = [name, _spread(cells["total"], 2), _spread(cells["user"], 2),
                f"{(1 - user / total) * 100:.0f} %" if total else ""]
         row += [_over(targets, name, base, figure)
-                for figure in ("total", "user") for base in ("haproxy", "envoy")]
+                for figure in ("total", "user") for base in bases]
         if timed:
             row += [_spread(cells[key], 0) for key in ("p50", "p99", "p999")]
         else:

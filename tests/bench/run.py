@@ -27,6 +27,7 @@ SCENARIOS = {
     "h1": ("h1", "h1", True),
     "h2": ("h2", "h1", True),
     "h2h2": ("h2", "h2", True),
+    "policy": ("h1", "h1", True),
     "fixed": ("h1", "h1", True),
     "memory": ("h1", "h1", True),
     "tcp": ("tcp", "tcp", True),
@@ -44,7 +45,7 @@ def arguments():
     add("--pillion-old", type=pathlib.Path, metavar="PATH", action="append", default=[],
         help="another build to compare with; may be repeated")
     add("--only", default="", help=f"a list of {','.join(SCENARIOS)}")
-    add("--targets", default="", help="a list of pillion,pillion inbound,haproxy,envoy,nginx,direct,relay")
+    add("--targets", default="", help="a list of pillion,pillion inbound,full,none,haproxy,envoy,nginx,direct,relay")
     add("--seconds", type=int, help="of each run (4; 8 for the fixed rate)")
     add("--rounds", type=int, default=5, help="runs of each target (5; at most 3 for the fixed rate)")
     add("--quick", action="store_true", help="1 s, 1 round: does it work, not how fast is it")
@@ -101,6 +102,8 @@ def chosen(options, pillion):
                 Target("pillion inbound", "pillion", pillion, inbound=True)]
     for number, path in enumerate(options.pillion_old, 1):
         everyone.append(Target(f"pillion old {number}", "pillion", path.resolve()))
+    everyone += [Target(name, "pillion", pillion, template=f"policy/{name}.yaml")
+                 for name in (report.FULL, report.NONE)]
     everyone += [Target(name, name) for name in ("haproxy", "envoy", "nginx", "direct", "relay")]
     if not options.targets:
         return everyone
@@ -113,7 +116,9 @@ def chosen(options, pillion):
 
 def takes_part(target, scenario):
     """nginx speaks no HTTP/2 to a backend; `direct` says what a proxy adds to latency, `relay` how
-    fast bytes can be copied at all."""
+    fast bytes can be copied at all; a policy is measured beside none."""
+    if scenario == "policy" or target.template:
+        return scenario == "policy" and target.template is not None
     if scenario == "tcp" or target.kind == "relay":
         return scenario == "tcp" and not target.inbound and target.kind in ("pillion", "haproxy", "relay")
     if target.kind == "direct":
@@ -153,6 +158,7 @@ def one_run(scenario, running, loads, options, warm=True, around=contextlib.null
         return memory(running, loads, settle=1 if options.quick else 4)
     run = {
         "h1": lambda s: loads.wrk(running, s),
+        "policy": lambda s: loads.wrk(running, s),
         "h2": lambda s: loads.h2load(running, s),
         "h2h2": lambda s: loads.h2load(running, s),
         "fixed": lambda s: loads.fixed(running, s),
