@@ -23,6 +23,38 @@ fn tried(tests: &str) -> Vec<Result<(), String>> {
 }
 
 #[test]
+fn a_token_is_good_until_its_time_is_over() {
+    use crate::base::clock;
+    use crate::policy::authorize::signer::{Signer, set};
+    let signer = Signer::new("a", "ES256");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("keys.json"), set(&[&signer])).unwrap();
+    let claims = serde_json::json!({"iss": "id", "sub": "alice", "exp": clock::wall() + 3600.0});
+    let (token, path) = (signer.sign(&claims), folder.path().join("pillion.yaml"));
+    let text = format!(
+        "
+version: 1
+service: {{name: orders, port: 8080}}
+authentication: {{jwt: [{{issuer: id, jwks: {{file: keys.json}}, skew: 0s}}]}}
+inbound: [{{route: GET /v1, allow: [{{jwt: {{}}}}], rate_limit: {{rate: 1/min, per: {{claim: sub}}}}}}]
+tests:
+  - name: as time goes by
+    call: GET /v1
+    headers: {{authorization: 'Bearer {token}'}}
+    expect: {{status: 200}}
+    then:
+      - {{expect: {{status: 429, reason: rate_limited}}}}
+      - {{after: 58m, expect: {{status: 200}}}}
+      - {{after: 3m, expect: {{status: 401, reason: unauthenticated}}}}
+"
+    );
+    std::fs::write(&path, text).unwrap();
+    let model = crate::config::load(&path, &Environment::of([("", ""); 0])).unwrap().model;
+    let said = run(&model, &model.tests[0]).map_err(|failure| failure.why);
+    assert_eq!(said, Ok(()));
+}
+
+#[test]
 fn what_is_expected_comes() {
     let began = std::time::Instant::now();
     let all = tried(

@@ -6,6 +6,7 @@
 // A test fails by a panic.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod authorization;
 mod breakers;
 mod consul;
 mod databases;

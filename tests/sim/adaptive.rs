@@ -248,8 +248,8 @@ impl World {
 /// One service that its load fills to 40 %.
 fn single(seed: u64) -> (World, f64, f64) {
     let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
-    let slots = random.usize(3..12);
-    let millis = random.choice([5.0, 20.0]).unwrap();
+    let slots = random.usize(3..8);
+    let millis = random.choice([10.0, 20.0]).unwrap();
     let rate = 0.4 * slots as f64 / millis * 1000.0;
     let service = Service { slots, millis, busy: 0, queue: VecDeque::new() };
     let steps = vec![Step::Gate(0), Step::Service(0)];

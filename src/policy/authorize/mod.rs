@@ -10,7 +10,7 @@ pub mod token;
 
 #[cfg(test)]
 #[path = "../../../tests/it/support/tokens.rs"]
-mod signer;
+pub mod signer;
 #[cfg(test)]
 mod tests;
 

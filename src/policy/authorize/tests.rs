@@ -158,7 +158,7 @@ fn hostile_tokens_are_refused_each_for_its_own_reason() {
         ("malformed_token", "..".to_owned()),
         ("malformed_token", ".".repeat(10_000)),
         ("malformed_token", "a.b.c.d.e".to_owned()),
-        ("malformed_token", good[..good.len() / 3].to_owned()),
+        ("malformed_token", good[..60].to_owned()),
         ("malformed_token", format!("{good}=")),
         ("malformed_token", format!("{good}.")),
         ("signature", format!("{}.{deep}.{}", good.split('.').next().unwrap(), "AAAA")),

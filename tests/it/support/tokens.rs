@@ -1,4 +1,5 @@
 //! Makes tokens, good ones and bad ones.
+#![allow(missing_docs)]
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
