@@ -194,7 +194,7 @@ mod tests {
             Question { domain: "d".into(), descriptors: vec![Descriptor { entries: vec![entry] }] };
         assert_eq!(question.encode_to_vec(), b"\x0a\x01d\x12\x08\x0a\x06\x0a\x01a\x12\x01b");
         // OVER_LIMIT; one status of 5 a minute, nothing left, 1.5 s; `x: y`.
-        let bytes = b"\x08\x02\x12\x11\x08\x02\x12\x04\x08\x05\x10\x02\x22\x07\x08\x01\x10\x80\xca\xb5\xee\x01\x1a\x06\x0a\x01x\x12\x01y";
+        let bytes = b"\x08\x02\x12\x12\x08\x02\x12\x04\x08\x05\x10\x02\x22\x08\x08\x01\x10\x80\xca\xb5\xee\x01\x1a\x06\x0a\x01x\x12\x01y";
         let answer = Answer::decode(&bytes[..]).unwrap();
         assert_eq!(answer.overall_code(), Code::OverLimit);
         let status = &answer.statuses[0];
