@@ -4,9 +4,10 @@ mod asking;
 mod counting;
 mod gather;
 mod keys;
+mod ports;
 mod registered;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 
+use self::ports::{key, ports};
 use crate::admin::{self, AdminState};
 use crate::base::UpstreamName;
 use crate::base::directory::Directory;
@@ -81,6 +83,8 @@ pub struct Addresses {
     pub probes: SocketAddr,
     /// The local port of each upstream that has one.
     pub upstreams: BTreeMap<UpstreamName, SocketAddr>,
+    /// Calls from outside, by the address that the model names.
+    pub gateways: BTreeMap<SocketAddr, SocketAddr>,
 }
 
 /// Why a sidecar could not start, for a person.
@@ -157,7 +161,7 @@ impl App {
             readiness: app.readiness.clone(),
             inbound: app.addresses.inbound,
             entries: entries_drain,
-            ports: local_ports(&app.model.borrow()),
+            ports: ports(&app.model.borrow()).into_iter().collect(),
             version: 1,
         };
         let keepers =
@@ -282,7 +286,8 @@ impl Bound {
             let bound = listeners[0].local_addr().unwrap_or(address);
             add(listeners, gate);
             // What is captured of IPv6 comes to the same port of IPv6.
-            if let Some(twin) = twin(address).filter(|_| !matches!(gate, Gate::Upstream(_))) {
+            let captures = matches!(gate, Gate::Inbound | Gate::Outbound);
+            if let Some(twin) = twin(address).filter(|_| captures) {
                 match proxy::bind_ipv6(twin, workers) {
                     Ok(listeners) => add(listeners, gate),
                     Err(error) => tracing::debug!("{key}: {twin} can't be bound as well: {error}"),
@@ -292,11 +297,13 @@ impl Bound {
         };
         let inbound = open("listen.inbound", listen.inbound, &Gate::Inbound)?;
         let outbound = open("listen.outbound", listen.outbound, &Gate::Outbound)?;
-        let mut upstreams = BTreeMap::new();
-        for (name, address) in local_ports(model) {
-            let bound =
-                open(&format!("outbound: to: {name}: listen"), address, &Gate::Upstream(name.clone()))?;
-            upstreams.insert(name, bound);
+        let (mut upstreams, mut gateways) = (BTreeMap::new(), BTreeMap::new());
+        for (gate, address) in ports(model) {
+            let bound = open(&key(&gate), address, &gate)?;
+            match gate {
+                Gate::Upstream(name) => drop(upstreams.insert(name, bound)),
+                _ => drop(gateways.insert(address, bound)),
+            }
         }
         let single = |key: &str, address: SocketAddr| {
             let mut listeners = proxy::bind(address, 1).map_err(|error| refused(key, address, &error))?;
@@ -311,6 +318,7 @@ impl Bound {
             admin: local(&admin, listen.admin),
             probes: local(&probes, listen.probes),
             upstreams,
+            gateways,
         };
         Ok(Self { addresses, admin, probes, workers: each })
     }
@@ -328,11 +336,6 @@ fn twin(address: SocketAddr) -> Option<SocketAddr> {
 
 fn refused(key: &str, address: SocketAddr, error: &std::io::Error) -> StartError {
     StartError(format!("{key}: {address} can't be bound: {error}"))
-}
-
-fn local_ports(model: &Model) -> BTreeMap<UpstreamName, SocketAddr> {
-    let ports = model.upstreams.iter();
-    ports.filter_map(|(name, block)| Some((name.clone(), block.listen?))).collect()
 }
 
 fn said(panic: &(dyn std::any::Any + Send)) -> String {
@@ -355,8 +358,8 @@ struct Control {
     inbound: SocketAddr,
     /// How far calls to the service have come in their drain.
     entries: drain::Watch,
-    /// The local ports that are served, as the model names them.
-    ports: BTreeMap<UpstreamName, SocketAddr>,
+    /// The listeners that are served of those that come and go with the model.
+    ports: HashMap<Gate, SocketAddr>,
     /// Number of the model in force.
     version: u32,
 }
@@ -437,33 +440,34 @@ impl Control {
         self.metrics.gauge(&names::CONFIG_VERSION, &[]).set(f64::from(self.version));
     }
 
-    /// Opens and closes local ports. What can't be bound is told and tried again
+    /// Opens and closes such listeners. What can't be bound is told and tried again
     /// with the next model; the rest goes on.
     async fn follow_ports(&mut self, model: &Model) {
-        let wanted = local_ports(model);
-        let gone: Vec<_> = self.ports.iter().filter(|(name, at)| wanted.get(*name) != Some(*at)).collect();
-        let gone: Vec<UpstreamName> = gone.into_iter().map(|(name, _)| name.clone()).collect();
-        for name in gone {
-            self.ports.remove(&name);
+        let wanted = ports(model);
+        let stays = |gate: &Gate, at: SocketAddr| wanted.iter().any(|one| *one == (gate.clone(), at));
+        let gone = self.ports.iter().filter(|(gate, at)| !stays(gate, **at));
+        let gone: Vec<Gate> = gone.map(|(gate, _)| gate.clone()).collect();
+        for gate in gone {
+            self.ports.remove(&gate);
             for worker in self.orders.iter() {
                 let (closed, done) = oneshot::channel();
-                if worker.send(Order::Close(Gate::Upstream(name.clone()), closed)).is_ok() {
+                if worker.send(Order::Close(gate.clone(), closed)).is_ok() {
                     let _ = done.await;
                 }
             }
         }
-        for (name, address) in wanted {
-            if self.ports.contains_key(&name) {
+        for (gate, address) in wanted {
+            if self.ports.contains_key(&gate) {
                 continue;
             }
             match proxy::bind(address, self.orders.len()) {
                 Ok(listeners) => {
                     for (worker, listener) in self.orders.iter().zip(listeners) {
-                        let _ = worker.send(Order::Listen(listener, Gate::Upstream(name.clone())));
+                        let _ = worker.send(Order::Listen(listener, gate.clone()));
                     }
-                    self.ports.insert(name, address);
+                    self.ports.insert(gate, address);
                 }
-                Err(error) => tracing::error!("{}", refused(&format!("to: {name}: listen"), address, &error)),
+                Err(error) => tracing::error!("{}", refused(&key(&gate), address, &error)),
             }
         }
     }

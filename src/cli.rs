@@ -152,7 +152,7 @@ pub fn main() -> ExitCode {
         }),
         Command::Redirect(args) => redirect::run(&args),
         Command::Upstreams(args) => told(upstreams::run(&args)),
-        Command::Explain(args) => told(explain::run(args)),
+        Command::Explain(args) => told(explain::run(&args)),
         Command::Test(args) => match test::run(&args) {
             Ok((text, good)) => output(|out| out.write_all(text.as_bytes()).map(|()| u8::from(!good))),
             Err(why) => told(Err(why)),

@@ -111,7 +111,8 @@ async fn work(plan: Plan) {
     spawn_local(obey(orders, doors));
     serves.met();
     let inbound = self::drain(worker.clone(), Direction::Inbound, inbound);
-    tokio::join!(inbound, self::drain(worker, Direction::Outbound, drain));
+    let gateway = self::drain(worker.clone(), Direction::Gateway, drain.clone());
+    tokio::join!(inbound, gateway, self::drain(worker, Direction::Outbound, drain));
 }
 
 /// Leads one direction through its drain, to its end.

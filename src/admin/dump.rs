@@ -5,6 +5,7 @@
 
 mod breaker;
 mod concurrency;
+mod gateway;
 mod policy;
 mod shaping;
 
@@ -15,6 +16,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
+pub use self::gateway::gateway_policy;
 pub use self::policy::policy;
 use super::AdminState;
 use crate::base::{Origin, ProxyProtocol, UpstreamName};
@@ -79,6 +81,7 @@ pub(super) fn dump(model: &Model) -> Value {
         "inbound_defaults": inbound_policy(model),
         "inbound": routes(model, &model.inbound),
         "outbound": routes(model, &model.outbound),
+        "gateways": gateway::gateways(model),
     })
 }
 
@@ -317,6 +320,11 @@ fn share(share: f64) -> String {
 }
 
 fn routes(model: &Model, routes: &[Route]) -> Value {
+    routes_by(routes, |route| route_policy(model, route))
+}
+
+/// Routes, with what `policy` says of each.
+fn routes_by(routes: &[Route], policy: impl Fn(&Route) -> Map<String, Value>) -> Value {
     let one = |route: &Route| {
         json!({
             "to": route.to.as_ref().map(|name| name.as_str()),
@@ -330,7 +338,7 @@ fn routes(model: &Model, routes: &[Route]) -> Value {
                 .map(|(name, value)| json!({ "name": name.as_ref(), "value": condition(value) }))
                 .collect::<Vec<_>>(),
             "origin": route.origin.to_string(),
-            "values": route_policy(model, route),
+            "values": policy(route),
         })
     };
     routes.iter().map(one).collect()

@@ -43,6 +43,8 @@ pub enum Reason {
     UnsupportedMediaType,
     /// No route takes this request.
     NoRoute,
+    /// A gateway serves nothing for this host.
+    UnknownHost,
     /// `egress` does not let the service call this.
     EgressDenied,
     /// The request has passed through this sidecar already.
@@ -153,7 +155,7 @@ pub struct Told {
 
 impl Reason {
     /// Every reason, for the documentation's and the tests' sake.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::MalformedRequest,
         Self::TargetTooLong,
         Self::HeaderTooLarge,
@@ -164,6 +166,7 @@ impl Reason {
         Self::RequestTooLarge,
         Self::UnsupportedMediaType,
         Self::NoRoute,
+        Self::UnknownHost,
         Self::EgressDenied,
         Self::LoopDetected,
         Self::Unauthenticated,

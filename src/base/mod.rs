@@ -16,6 +16,7 @@ pub mod proxy_protocol;
 pub mod readiness;
 pub mod rpc;
 pub mod timers;
+pub mod tls;
 pub mod trail;
 
 pub use address::{Authority, UpstreamName};

@@ -10,7 +10,8 @@ use super::upstreams;
 use crate::admin::dump;
 use crate::config::model::{Egress, Route, Source};
 use crate::config::{Call, Model};
-use crate::policy::routes::{Found, find};
+use crate::policy::routes::{Found, find, find_outside};
+use crate::telemetry::record::Direction;
 
 /// Says which route takes a request, by which values, and how its endpoints fare.
 #[derive(Debug, clap::Args)]
@@ -20,13 +21,17 @@ Examples:
   pillion explain -H 'x-user: alice' http://users/v1/users/7
   pillion explain 'grpc payments pay.v1.Pay/Charge'
   pillion explain 'GET /v1/orders/7'          a call to the service itself
+  pillion explain --gateway 'GET https://shop.example/api/users'
 
 Nothing is sent: the files are read, and a sidecar that runs is asked for its endpoints.
 Exit codes: 0; 1 nothing takes it; 2 the command line is wrong; 78 the configuration is bad.")]
 pub(super) struct Args {
     /// `[METHOD] URL`, `[METHOD] /PATH`, or `grpc [SERVICE] package.Service/Method`.
     #[arg(value_name = "REQUEST")]
-    request: Call,
+    request: String,
+    /// The request comes from outside, to a `gateway`.
+    #[arg(long)]
+    gateway: bool,
     /// A header of the request; may be repeated.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
@@ -41,13 +46,14 @@ pub(super) struct Args {
 }
 
 /// What to print on standard output.
-pub(super) fn run(mut args: Args) -> Result<String, NoAnswer> {
-    for header in &args.headers {
-        args.request.add(header).map_err(|why| NoAnswer(why, 2))?;
-    }
+pub(super) fn run(args: &Args) -> Result<String, NoAnswer> {
+    let request = asked(args).map_err(|why| NoAnswer(why, 2))?;
     let model = args.which.model()?;
-    let found = find(&args.request, &model);
-    if found.to.is_none() && model.service.address.is_none() {
+    let found = match args.gateway {
+        true => find_outside(&request, &model).map_err(|why| NoAnswer(why.into(), 1))?,
+        false => find(&request, &model),
+    };
+    if found.to.is_none() && !args.gateway && model.service.address.is_none() {
         return Err(NoAnswer("`service.port` is not set: nothing is served here".into(), 1));
     }
     let values = values(&model, &found);
@@ -59,14 +65,17 @@ pub(super) fn run(mut args: Args) -> Result<String, NoAnswer> {
     };
     if args.json {
         let endpoints = endpoints.and_then(Result::ok).flatten();
-        return Ok(format!("{:#}\n", as_json(&args.request, &found, &values, endpoints.as_ref())));
+        return Ok(format!("{:#}\n", as_json(&request, &found, &values, endpoints.as_ref())));
     }
-    let mut text = format!("{}\n\n", args.request.text);
+    let mut text = format!("{}\n\n", request.text);
     where_to(&mut text, &model, &found);
     let rows = values.iter().map(|(key, value)| {
         vec![key.clone(), shown(&value["value"]), value["origin"].as_str().unwrap_or_default().to_owned()]
     });
     let _ = write!(text, "\n{}", upstreams::table(&rows.collect::<Vec<_>>(), "  "));
+    if args.gateway && found.route.is_none() {
+        return Err(NoAnswer(text, 1));
+    }
     if let Some(to) = &found.to {
         text.push('\n');
         match endpoints {
@@ -85,7 +94,21 @@ pub(super) fn run(mut args: Args) -> Result<String, NoAnswer> {
     Ok(text)
 }
 
+fn asked(args: &Args) -> Result<Call, String> {
+    // A gateway has the same routes for both schemes.
+    let text =
+        if args.gateway { args.request.replacen("https://", "http://", 1) } else { args.request.clone() };
+    let mut request: Call = text.parse()?;
+    for header in &args.headers {
+        request.add(header)?;
+    }
+    Ok(request)
+}
+
 fn values(model: &Model, found: &Found<'_>) -> Map<String, Value> {
+    if let Some(gateway) = found.gateway {
+        return found.route.map(|route| dump::gateway_policy(model, gateway, route)).unwrap_or_default();
+    }
     match (found.route, &found.to) {
         (Some(route), _) => dump::route_policy(model, route),
         (None, Some(to)) => dump::outbound_policy(model, to),
@@ -100,7 +123,11 @@ fn one(mut all: Value, name: &str) -> Option<Value> {
 }
 
 fn where_to(text: &mut String, model: &Model, found: &Found<'_>) {
+    if let Some(gateway) = found.gateway {
+        let _ = writeln!(text, "from outside, to the gateway on {}", gateway.listen);
+    }
     match &found.to {
+        None if found.gateway.is_some() => {}
         None => {
             let _ = writeln!(text, "to the service itself, `{}`", model.service.name);
         }
@@ -167,13 +194,22 @@ fn as_json(asked: &Call, found: &Found<'_>, values: &Map<String, Value>, upstrea
     });
     json!({
         "request": asked.text,
-        "direction": if found.to.is_some() { "outbound" } else { "inbound" },
+        "direction": direction(found).as_str(),
+        "gateway": found.gateway.map(|gateway| gateway.listen.to_string()),
         "to": found.to.as_ref().map(|to| to.as_str()),
         "route": found.route.map(route),
         "others": others.collect::<Vec<_>>(),
         "values": values,
         "upstream": upstream,
     })
+}
+
+fn direction(found: &Found<'_>) -> Direction {
+    match (found.gateway, &found.to) {
+        (Some(_), _) => Direction::Gateway,
+        (None, Some(_)) => Direction::Outbound,
+        (None, None) => Direction::Inbound,
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod proxy_protocol;
 pub mod spare;
 mod stream;
 pub mod tape;
+pub mod tls;
 
 use std::cell::Cell;
 use std::future::Future;

@@ -166,6 +166,14 @@ impl Files {
         problems: &mut Problems,
     ) {
         let root = At::root(&routes.file, &routes.root);
+        for (number, gateway) in routes.gateway.iter().enumerate() {
+            for (index, form) in gateway.routes.iter().flatten().enumerate() {
+                let Some(form) = &form.allow else { continue };
+                let at = root.key("gateway").item(number).key("routes").item(index).key("allow");
+                let allow = self.allow(form, at, known, problems);
+                routes.gateway_allow.extend(allow.map(|allow| ((number, index), Arc::new(allow))));
+            }
+        }
         let mut list = BTreeMap::new();
         for (index, form) in routes.inbound.iter().enumerate() {
             let Some(form) = &form.allow else { continue };

@@ -10,6 +10,7 @@ use super::expand::{Environment, read_bounded};
 use super::load::{Loaded, draft, load_policy};
 use super::model::{Model, Pattern, Retry, Route, Timeout};
 use super::problem::{Problems, plural};
+use super::route::host_rank;
 use super::schema::{Which, schema};
 use super::tree::{File, LARGEST};
 use super::units;
@@ -82,12 +83,22 @@ pub(super) fn kind_of(path: &Path) -> Which {
 }
 
 fn list(model: &Model, several: bool, path: &Path, out: &mut impl Write) -> io::Result<()> {
-    let routes = plural(model.inbound.len() + model.outbound.len(), "route");
+    let gateways = model.gateways.iter().map(|gateway| gateway.routes.len()).sum::<usize>();
+    let routes = plural(model.inbound.len() + model.outbound.len() + gateways, "route");
     let upstreams = plural(model.upstreams.len(), "upstream");
     let file = if several { format!("{}: ", path.display()) } else { String::new() };
     writeln!(out, "{file}ok: {routes}, {upstreams}")?;
     for route in ordered(&model.inbound) {
         writeln!(out, "  inbound   {}", line(route))?;
+    }
+    for gateway in &model.gateways {
+        writeln!(out, "  gateway   {}", gateway.listen)?;
+        let mut routes = ordered(&gateway.routes);
+        routes.sort_by_key(|route| std::cmp::Reverse(host_rank(&route.pattern)));
+        for route in routes {
+            let to = route.to.as_ref().map_or(String::new(), |to| format!(" to {to}"));
+            writeln!(out, "    {}{to}", line(route))?;
+        }
     }
     for (name, upstream) in &model.upstreams {
         let port = upstream.listen.map_or(String::new(), |listen| format!(" on {listen}"));

@@ -10,6 +10,7 @@ mod breaker;
 mod concurrency;
 mod consul;
 mod fitness;
+mod gateway;
 mod hedge;
 mod mirror;
 mod policy;
@@ -30,6 +31,7 @@ pub use breaker::*;
 pub use concurrency::*;
 pub use consul::*;
 pub use fitness::*;
+pub use gateway::*;
 pub use hedge::*;
 pub use mirror::*;
 pub use policy::*;
@@ -75,6 +77,8 @@ pub struct Main {
     pub rate_limits: Option<RateServers>,
     /// How callers prove who they are.
     pub authentication: Option<Authentication>,
+    /// Listeners for callers from outside.
+    pub gateway: Option<Vec<Gateway>>,
     /// Routes of calls to the service.
     pub inbound: Option<Vec<Inbound>>,
     /// Routes of calls that the service makes.

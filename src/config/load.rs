@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::authorize;
+use super::certificate;
 use super::descriptor;
 use super::expand::{self, Environment, Sources};
 use super::form;
@@ -170,12 +171,16 @@ impl<'a> Loader<'a> {
         let mut routes = vec![Routes {
             inbound: main.inbound.take().unwrap_or_default(),
             outbound: main.outbound.take().unwrap_or_default(),
+            gateway: main.gateway.take().unwrap_or_default(),
             tests: main.tests.take().unwrap_or_default(),
             file: file.clone(),
             root: root.clone(),
             inbound_json: BTreeMap::new(),
             outbound_json: BTreeMap::new(),
             inbound_allow: BTreeMap::new(),
+            gateway_json: BTreeMap::new(),
+            gateway_allow: BTreeMap::new(),
+            gateway_tls: BTreeMap::new(),
         }];
         for path in self.policies(&main, At::root(&file, &root), policies) {
             let Some(text) = self.read(&path) else { continue };
@@ -287,19 +292,32 @@ impl<'a> Loader<'a> {
         let form: form::Policy = self.typed(&file, &root)?;
         self.note(&file, &root, prefix);
         let (inbound, outbound) = (form.inbound.unwrap_or_default(), form.outbound.unwrap_or_default());
-        let (inbound_json, outbound_json) = (BTreeMap::new(), BTreeMap::new());
-        let tests = form.tests.unwrap_or_default();
-        let inbound_allow = BTreeMap::new();
-        Some(Routes { file, root, inbound, outbound, tests, inbound_json, outbound_json, inbound_allow })
+        Some(Routes {
+            file,
+            root,
+            inbound,
+            outbound,
+            gateway: Vec::new(),
+            tests: form.tests.unwrap_or_default(),
+            inbound_json: BTreeMap::new(),
+            outbound_json: BTreeMap::new(),
+            inbound_allow: BTreeMap::new(),
+            gateway_json: BTreeMap::new(),
+            gateway_allow: BTreeMap::new(),
+            gateway_tls: BTreeMap::new(),
+        })
     }
 
-    /// The descriptor files that the entries name.
+    /// The descriptor files and certificates that the entries name.
     fn descriptors(&mut self, routes: &mut [Routes]) {
         let mut files = descriptor::Files::default();
+        let mut certificates = certificate::Files::default();
         for file in routes {
             files.read(file, &mut self.problems);
+            certificates.read(file, &mut self.problems);
         }
-        for (path, content) in files.read {
+        let read = files.read.into_iter().chain(certificates.read);
+        for (path, content) in read {
             (&path, content).hash(&mut self.hasher);
             self.watched.push(path);
         }

@@ -7,6 +7,7 @@
 
 mod authorize;
 mod call;
+mod certificate;
 pub mod check;
 mod descriptor;
 pub mod dev;

@@ -11,6 +11,7 @@ mod concurrency;
 mod consul;
 mod failures;
 mod fitness;
+mod gateway;
 mod hedge;
 mod json;
 mod mirror;
@@ -39,6 +40,7 @@ pub use self::concurrency::{Bounds, Ceiling, Concurrency, Occupancy, Priority};
 pub use self::consul::{Consistency, Consul, ConsulInstances, ConsulTls, ConsulToken};
 pub use self::failures::Failures;
 pub use self::fitness::{Ejection, Fitness, HealthCheck, Question, SuccessRate};
+pub use self::gateway::{Gateway, Tls};
 pub use self::hedge::{After, Hedge, HedgeIf};
 pub use self::json::{Binding, Json, MAX_MESSAGE, Part, RequestBody, Template, Variable};
 pub use self::mirror::{Compare, Mirror};
@@ -85,6 +87,8 @@ pub struct Model {
     pub inbound: Vec<Route>,
     /// Routes of calls that the service makes, in the order of the files.
     pub outbound: Vec<Route>,
+    /// Listeners for callers from outside.
+    pub gateways: Vec<Gateway>,
     /// What `pillion test` tries, in the order of the files.
     pub tests: Vec<Test>,
     /// What applies to calls to the service that no route takes.
@@ -203,7 +207,7 @@ pub enum Propagator {
 /// A match and its policy.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// `None` for an inbound route.
+    /// `None` for an inbound route, and one of a gateway that answers itself.
     pub to: Option<UpstreamName>,
     /// Which requests it takes.
     pub pattern: Pattern,
@@ -439,6 +443,7 @@ impl Model {
             upstreams: BTreeMap::new(),
             inbound: Vec::new(),
             outbound: Vec::new(),
+            gateways: Vec::new(),
             tests: Vec::new(),
             inbound_defaults: RoutePolicy::default(),
             defaults: RoutePolicy::default(),

@@ -28,7 +28,7 @@ use super::expand::Environment;
 use super::form;
 use super::model::{
     Allow, Authentication, Dns, Drain, Egress, Health, HealthQuestion, Json, Limits, Listen, Local, Locality,
-    Model, Propagator, RoutePolicy, Service, Source, Telemetry,
+    Model, Propagator, RoutePolicy, Service, Source, Telemetry, Tls,
 };
 use super::problem::{Problem, Problems};
 use super::text::Size;
@@ -53,6 +53,8 @@ pub(super) struct Routes {
     pub inbound: Vec<form::Inbound>,
     /// Its entries.
     pub outbound: Vec<form::Outbound>,
+    /// Its listeners for callers from outside.
+    pub gateway: Vec<form::Gateway>,
     /// Its tests.
     pub tests: Vec<form::Test>,
     /// What `json` of these entries says, by their number.
@@ -61,6 +63,12 @@ pub(super) struct Routes {
     pub outbound_json: BTreeMap<usize, Arc<Json>>,
     /// What `allow` of these entries says, by their number.
     pub inbound_allow: BTreeMap<usize, Arc<Allow>>,
+    /// What `tls` of these listeners says, by their number.
+    pub gateway_tls: BTreeMap<usize, Tls>,
+    /// As of entries, by the numbers of the listener and of its entry.
+    pub gateway_json: BTreeMap<(usize, usize), Arc<Json>>,
+    /// The same.
+    pub gateway_allow: BTreeMap<(usize, usize), Arc<Allow>>,
 }
 
 impl<'a> At<'a> {
@@ -208,6 +216,7 @@ pub(super) fn model(name: UpstreamName, address: Option<SocketAddr>, environment
         upstreams: BTreeMap::new(),
         inbound: Vec::new(),
         outbound: Vec::new(),
+        gateways: Vec::new(),
         tests: Vec::new(),
         inbound_defaults: RoutePolicy::default(),
         defaults: RoutePolicy::default(),

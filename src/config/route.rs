@@ -108,8 +108,8 @@ fn by_path(a: &[Segment], b: &[Segment]) -> Ordering {
         .unwrap_or(Ordering::Equal)
 }
 
-/// Any, a wildcard by its length, a name.
-fn host_rank(pattern: &Pattern) -> (u8, usize) {
+/// How closely the host is named: not at all, a wildcard by its length, a name.
+pub fn host_rank(pattern: &Pattern) -> (u8, usize) {
     match pattern.host.as_deref() {
         None => (0, 0),
         Some(host) if host.starts_with("*.") => (1, host.len()),

@@ -14,6 +14,7 @@ pub mod hedge;
 pub mod latency;
 pub mod locality;
 pub mod mirror;
+pub mod normal;
 pub mod outcome;
 pub mod pulse;
 pub mod rate;

@@ -7,8 +7,10 @@ use std::fmt;
 use http::header::{HOST, HeaderName};
 use http::request;
 
+use super::normal;
 use crate::base::{Authority, UpstreamName};
-use crate::config::model::{Pattern, Route, Segment, ValueMatch};
+use crate::config::model::{Gateway, Pattern, Route, Segment, ValueMatch};
+use crate::config::route::host_rank;
 use crate::config::{Call, Model};
 
 /// The routes of one upstream, or of the service, from the most specific on.
@@ -26,6 +28,20 @@ impl Matcher {
         routes.sort_by(|a, b| b.0.specificity(&a.0));
         debug_assert!(routes.windows(2).all(|pair| pair[0].0.specificity(&pair[1].0) != Ordering::Less));
         Self { routes }
+    }
+
+    /// The same, but a route that names the host more closely wins over all that a
+    /// path says: each host of a gateway is a site of its own.
+    pub fn by_host(patterns: impl Iterator<Item = (Pattern, usize)>) -> Self {
+        let mut all = Self::new(patterns);
+        all.routes.sort_by_key(|(pattern, _)| std::cmp::Reverse(host_rank(pattern)));
+        all
+    }
+
+    /// Whether there is a route for this host.
+    pub fn has_host(&self, host: &str) -> bool {
+        let hosts = self.routes.iter().map(|(pattern, _)| pattern.host.as_deref());
+        hosts.into_iter().any(|wanted| wanted.is_none_or(|wanted| takes_host(wanted, host)))
     }
 
     /// The most specific route that takes the request. `host` is the name that
@@ -92,6 +108,8 @@ pub fn upstream_of<'a>(authority: &'a Authority, named: impl Fn(&str) -> bool) -
 
 /// Where a request goes.
 pub struct Found<'m> {
+    /// The gateway that it comes to, where it is one from outside.
+    pub gateway: Option<&'m Gateway>,
     /// The called service; `None` for the fronted one.
     pub to: Option<UpstreamName>,
     /// The route that takes it; without one, what applies to the rest.
@@ -119,7 +137,40 @@ pub fn find<'m>(call: &Call, model: &'m Model) -> Found<'m> {
         |miss: Option<Miss<'_>>| miss.map_or_else(|| "less specific".to_owned(), |miss| miss.to_string());
     let others = matcher.look(&call.head, host).filter(|(index, _)| Some(*index) != route);
     let others = others.map(|(index, miss)| (routes[index], why(miss))).collect();
-    Found { route: route.map(|index| routes[index]), others, to }
+    Found { gateway: None, route: route.map(|index| routes[index]), others, to }
+}
+
+/// Where a call from outside goes: the first gateway that has a route for it, or
+/// the first of all. An error where there is none, or where no gateway would look
+/// at such a path.
+pub fn find_outside<'m>(call: &Call, model: &'m Model) -> Result<Found<'m>, &'static str> {
+    let mut first = None;
+    for gateway in &model.gateways {
+        let found = find_at(call, gateway)?;
+        if found.route.is_some() {
+            return Ok(found);
+        }
+        first.get_or_insert(found);
+    }
+    first.ok_or("there is no `gateway`")
+}
+
+fn find_at<'m>(call: &Call, gateway: &'m Gateway) -> Result<Found<'m>, &'static str> {
+    let mut head = call.head.clone();
+    if let Some(path) = normal::path(head.uri.path(), gateway.encoded_slashes)? {
+        let query = head.uri.query().map_or(String::new(), |query| format!("?{query}"));
+        head.uri = format!("{path}{query}").parse().map_err(|_| "the path is none once it is resolved")?;
+    }
+    let host = call.to.as_ref().map_or("", Authority::host);
+    let routes = &gateway.routes;
+    let matcher = Matcher::by_host(routes.iter().map(|route| route.pattern.clone()).zip(0..));
+    let route = matcher.find(&head, host);
+    let why =
+        |miss: Option<Miss<'_>>| miss.map_or_else(|| "less specific".to_owned(), |miss| miss.to_string());
+    let others = matcher.look(&head, host).filter(|(index, _)| Some(*index) != route);
+    let others = others.map(|(index, miss)| (&routes[index], why(miss))).collect();
+    let route = route.map(|index| &routes[index]);
+    Ok(Found { gateway: Some(gateway), to: route.and_then(|route| route.to.clone()), route, others })
 }
 
 fn miss<'a>(pattern: &'a Pattern, head: &request::Parts, path: &str, host: &str) -> Option<Miss<'a>> {

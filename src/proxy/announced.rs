@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
 use super::worker::Worker;
-use crate::base::Reason;
 use crate::base::clock;
+use crate::base::{Network, Reason};
 use crate::codec::proxy_protocol::{self, Header};
 use crate::codec::{FAREWELL, ServerContext};
 use crate::telemetry::names;
@@ -27,15 +27,21 @@ enum Failed {
     Slow,
 }
 
-/// Whether a connection of `peer` to the service has to begin with a header.
-pub fn is_due(worker: &Worker, peer: SocketAddr) -> bool {
-    worker.router().model.listen.proxy_protocol.iter().any(|network| network.contains(peer.ip()))
+/// Whether a connection of `peer` has to begin with a header, where those of
+/// `networks` do.
+pub fn is_due(networks: &[Network], peer: SocketAddr) -> bool {
+    networks.iter().any(|network| network.contains(peer.ip()))
 }
 
 /// Takes the header off, and not one byte more: the caller that it names, or
 /// `peer`. `None` where the connection is to end.
-pub async fn caller(tcp: &TcpStream, peer: SocketAddr, worker: &Worker) -> Option<SocketAddr> {
-    let context = worker.context(Direction::Inbound);
+pub async fn caller(
+    tcp: &TcpStream,
+    peer: SocketAddr,
+    worker: &Worker,
+    direction: Direction,
+) -> Option<SocketAddr> {
+    let context = worker.context(direction);
     let taken = tokio::select! {
         biased;
         taken = take(tcp) => taken,
@@ -45,7 +51,7 @@ pub async fn caller(tcp: &TcpStream, peer: SocketAddr, worker: &Worker) -> Optio
         Ok(Some(caller)) => Some(SocketAddr::new(caller.ip().to_canonical(), caller.port())),
         Ok(None) => Some(peer),
         Err(failed) => {
-            refuse(worker, peer, failed);
+            refuse(worker, direction, peer, failed);
             None
         }
     }
@@ -102,8 +108,7 @@ async fn too_long(context: &ServerContext) {
 }
 
 /// There is no way to tell the caller but to close.
-fn refuse(worker: &Worker, peer: SocketAddr, failed: Failed) {
-    let direction = Direction::Inbound;
+fn refuse(worker: &Worker, direction: Direction, peer: SocketAddr, failed: Failed) {
     worker.metrics.counter(&names::CONNECTIONS, &[direction.as_str(), "none"]).increment(1);
     let (reason, what) = match failed {
         Failed::Silent => return,
@@ -116,6 +121,6 @@ fn refuse(worker: &Worker, peer: SocketAddr, failed: Failed) {
     worker.unrouted(direction).failed(reason);
     let whom = peer.ip().to_string();
     if let Some(untold) = worker.notices.due(reason, &whom, clock::now()) {
-        tracing::warn!(%peer, untold, "a connection was closed: it {what}; `listen.proxy_protocol` names its caller");
+        tracing::warn!(%peer, untold, "a connection was closed: it {what}; `proxy_protocol` names its caller");
     }
 }

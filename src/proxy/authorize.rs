@@ -11,6 +11,7 @@ use http::request;
 use metrics::Counter;
 
 use super::connection::Door;
+use super::gateway::Client;
 use super::keyrings::{Keyrings, Ring};
 use super::router::Route;
 use crate::base::clock;
@@ -44,7 +45,9 @@ impl Porter {
             Keys::Set(_) => None,
             Keys::Remote(from) => Some(keyrings.get(from)),
         });
-        let mut policies = model.inbound.iter().map(|route| &route.policy).chain([&model.inbound_defaults]);
+        let gateways = model.gateways.iter().flat_map(|gateway| &gateway.routes);
+        let routes = model.inbound.iter().chain(gateways).map(|route| &route.policy);
+        let mut policies = routes.chain([&model.inbound_defaults]);
         let mut reserved = Vec::new();
         if !issuers.is_empty() || policies.any(|policy| policy.allow.is_some()) {
             reserved.extend([CLIENT_ID, CLIENT_BY]);
@@ -97,8 +100,9 @@ pub fn admit(
 ) -> Result<Option<Rc<Identity>>, ProxyError> {
     let Some(allow) = &route.policy.allow else { return Ok(None) };
     // Whoever floods the service with bad credentials is stopped before they are looked at.
-    super::rate::by_source(route, door.peer.ip(), &mut head.extensions)?;
-    let caller = Caller { ip: door.peer.ip(), headers: &head.headers, query: head.uri.query() };
+    let ip = head.extensions.get::<Client>().map_or(door.peer, |client| client.0).ip();
+    super::rate::by_source(route, ip, &mut head.extensions)?;
+    let caller = Caller { ip, headers: &head.headers, query: head.uri.query() };
     let router = door.router();
     let denied = match router.porter.decide(allow, caller) {
         Ok(identity) => return Ok(identity.map(Rc::new)),

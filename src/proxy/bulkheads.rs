@@ -15,7 +15,6 @@ use tokio::sync::futures::Notified;
 use crate::base::clock;
 use crate::config::model::{Concurrency, Mode, Occupancy, Place};
 use crate::policy::concurrency::{Gate, Sample, Who, kind_of};
-use crate::telemetry::record::Direction;
 use crate::telemetry::{Metrics, names};
 use crate::upstream::snapshot::ConcurrencyState;
 
@@ -68,7 +67,7 @@ impl Bulkheads {
             return bulkhead;
         }
         let place = &limit.place;
-        let direction = if place.to.is_some() { Direction::Outbound } else { Direction::Inbound };
+        let direction = super::rates::direction(place);
         let upstream = metrics.label(place.to.as_ref().map_or(service, |to| to.as_str()));
         let labels = [direction.as_str(), &upstream, &place.route];
         let bulkhead = Arc::new(Bulkhead::new(limit, labels, metrics, now));

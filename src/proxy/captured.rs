@@ -42,8 +42,16 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConne
     let _ = tcp.set_nodelay(true);
     let context = worker.context(direction);
     let target = Some(original);
-    let door =
-        Rc::new(Door { worker, direction, peer, fixed: None, original: target, tunnel: false, context });
+    let door = Rc::new(Door {
+        worker,
+        direction,
+        peer,
+        gateway: None,
+        fixed: None,
+        original: target,
+        tunnel: false,
+        context,
+    });
     if gate == Gate::Inbound {
         count("address");
         connection::count(&door, First::Opaque);

@@ -9,6 +9,7 @@ use http::{HeaderValue, Request, Response};
 use tokio::net::TcpStream;
 
 use super::detect::{Expect, First, Look};
+use super::gateway::Entry;
 use super::router::{Route, Router};
 use super::worker::{OpenConnection, Worker};
 use super::{Answer, ahead, announced, egress, reply, request, steer, tunnel};
@@ -28,6 +29,8 @@ pub enum Gate {
     Outbound,
     /// Calls of the service to this upstream.
     Upstream(UpstreamName),
+    /// Calls from outside, to the gateway that the model has at this address.
+    Gateway(SocketAddr),
 }
 
 /// What the requests of one connection have in common.
@@ -38,6 +41,8 @@ pub struct Door {
     pub direction: Direction,
     /// The caller.
     pub peer: SocketAddr,
+    /// The gateway that it came to.
+    pub gateway: Option<Box<Entry>>,
     /// Where every request goes, whatever its authority.
     pub fixed: Option<UpstreamName>,
     /// Where it was going before the kernel turned it to us.
@@ -58,6 +63,7 @@ impl Gate {
         match self {
             Self::Inbound => Direction::Inbound,
             Self::Outbound | Self::Upstream(_) => Direction::Outbound,
+            Self::Gateway(_) => Direction::Gateway,
         }
     }
 }
@@ -80,7 +86,7 @@ impl Door {
             (Some(name), ..) => router.route_to(name, self).ok(),
             (None, Some(original), _) => Some(router.to_original(original, self).0),
             (None, None, Direction::Inbound) => router.service_route(),
-            (None, None, Direction::Outbound) => None,
+            (None, None, Direction::Outbound | Direction::Gateway) => None,
         }
     }
 
@@ -90,6 +96,7 @@ impl Door {
             worker: self.worker.clone(),
             direction: self.direction,
             peer: self.peer,
+            gateway: None,
             fixed: Some(upstream),
             original: None,
             tunnel: true,
@@ -99,26 +106,43 @@ impl Door {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(tcp: TcpStream, peer: SocketAddr, gate: Gate, open: OpenConnection) {
+pub fn serve(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    gate: Gate,
+    open: OpenConnection,
+) -> impl Future<Output = ()> + 'static {
     // A socket that can't be told still works.
     let _ = tcp.set_nodelay(true);
-    let (direction, worker) = (gate.direction(), open.worker().clone());
-    // Boxed: few connections have such a header.
-    let peer = match gate == Gate::Inbound && announced::is_due(&worker, peer) {
-        false => peer,
-        true => match Box::pin(announced::caller(&tcp, peer, &worker)).await {
-            Some(caller) => caller,
-            None => return,
-        },
-    };
-    let context = worker.context(direction);
+    let direction = gate.direction();
     let fixed = match gate {
         Gate::Upstream(name) => Some(name),
-        Gate::Inbound | Gate::Outbound => None,
+        Gate::Inbound | Gate::Outbound | Gate::Gateway(_) => None,
     };
-    let door = Rc::new(Door { worker, direction, peer, fixed, original: None, tunnel: false, context });
-    detected(door, Stream::from(tcp)).await;
-    drop(open);
+    async move {
+        let worker = open.worker().clone();
+        if let Some(door) = door(&tcp, peer, worker, direction, fixed).await {
+            detected(door, Stream::from(tcp)).await;
+        }
+        drop(open);
+    }
+}
+
+async fn door(
+    tcp: &TcpStream,
+    peer: SocketAddr,
+    worker: Rc<Worker>,
+    direction: Direction,
+    fixed: Option<UpstreamName>,
+) -> Option<Rc<Door>> {
+    let inbound = direction == Direction::Inbound;
+    // Boxed: few connections have such a header.
+    let peer = match inbound && announced::is_due(&worker.router().model.listen.proxy_protocol, peer) {
+        false => peer,
+        true => Box::pin(announced::caller(tcp, peer, &worker, direction)).await?,
+    };
+    let (context, gateway, original) = (worker.context(direction), None, None);
+    Some(Rc::new(Door { worker, direction, peer, gateway, fixed, original, tunnel: false, context }))
 }
 
 /// Finds out what is spoken on a stream and serves it.
@@ -195,7 +219,9 @@ async fn opaque(door: &Rc<Door>, first: First, mut look: Look, upstream: Option<
 fn refuse(door: &Door) {
     let detail = match door.direction {
         Direction::Inbound => "`service.port` is not set: nothing is served here",
-        Direction::Outbound => "it is neither HTTP nor TLS with a name, so nobody knows where it is to go",
+        Direction::Outbound | Direction::Gateway => {
+            "it is neither HTTP nor TLS with a name, so nobody knows where it is to go"
+        }
     };
     if let Some(untold) = door.worker.notices.due(Reason::NoRoute, door.direction.as_str(), clock::now()) {
         tracing::warn!(peer = %door.peer, untold, "a connection was closed: {detail}");

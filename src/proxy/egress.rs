@@ -23,7 +23,7 @@ pub const ANSWER: Duration = Duration::from_secs(5);
 pub fn is_open(door: &Door, route: &Route) -> bool {
     let router = door.router();
     router.model.egress == Egress::Allow
-        || door.direction == Direction::Inbound
+        || door.direction != Direction::Outbound
         || router.names(&route.upstream.name)
 }
 

@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::connection::{self, Gate};
 use super::worker::Worker;
-use super::{captured, original};
+use super::{captured, gateway, original};
 use crate::base::drain::{Stage, Watch};
 
 /// Connections that the kernel holds for each listener until they are accepted.
@@ -106,9 +106,13 @@ fn admit(
         return;
     }
     let open = worker.open(gate.direction());
+    if let Gate::Gateway(listen) = gate {
+        tokio::task::spawn_local(gateway::serve(tcp, peer, *listen, open));
+        return;
+    }
     let original = match gate {
         Gate::Inbound | Gate::Outbound => original::of(&tcp, peer, own),
-        Gate::Upstream(_) => None,
+        Gate::Upstream(_) | Gate::Gateway(_) => None,
     };
     match original {
         None => tokio::task::spawn_local(connection::serve(tcp, peer, gate.clone(), open)),

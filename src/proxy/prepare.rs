@@ -43,7 +43,8 @@ pub fn request(head: &mut request::Parts, door: &Door, exchange: &Exchange) -> R
             head.headers.remove(&CLIENT_ID);
             head.headers.remove(&CLIENT_BY);
         }
-        forwarded(&mut head.headers, door.peer);
+        let host = head.headers.get(HOST).cloned();
+        forwarded(&mut head.headers, door.peer, host, "http");
     }
     append(&mut head.headers, VIA, via, seen.via);
     let worker = &door.worker;
@@ -200,14 +201,14 @@ fn set_host(head: &mut request::Parts, authority: Option<&Authority>, door: &Doo
     }
 }
 
-/// `Forwarded` (RFC 7239) and its predecessors tell the service who calls.
-fn forwarded(headers: &mut HeaderMap, peer: SocketAddr) {
+/// `Forwarded` (RFC 7239) and its predecessors tell the service who calls, which
+/// `host`, and by which scheme.
+pub fn forwarded(headers: &mut HeaderMap, peer: SocketAddr, host: Option<HeaderValue>, scheme: &'static str) {
     let ip = peer.ip().to_canonical();
     let node = if ip.is_ipv6() { format!("for=\"[{ip}]\"") } else { format!("for={ip}") };
-    let host = headers.get(HOST).cloned();
     let element = match host.as_ref().and_then(|host| host.to_str().ok()) {
-        Some(host) => format!("{node};host=\"{host}\";proto=http"),
-        None => format!("{node};proto=http"),
+        Some(host) => format!("{node};host=\"{host}\";proto={scheme}"),
+        None => format!("{node};proto={scheme}"),
     };
     if let Ok(value) = HeaderValue::from_str(&element) {
         let present = headers.contains_key(FORWARDED);
@@ -218,7 +219,7 @@ fn forwarded(headers: &mut HeaderMap, peer: SocketAddr) {
         append(headers, X_FORWARDED_FOR, &value, present);
     }
     if !headers.contains_key(&X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     if let Some(host) = host
         && !headers.contains_key(&X_FORWARDED_HOST)
@@ -298,7 +299,8 @@ mod tests {
     fn the_caller_is_added_behind_those_before() {
         let mut headers =
             map(&[("host", "users:80"), ("x-forwarded-for", "9.9.9.9"), ("forwarded", "for=9.9.9.9")]);
-        forwarded(&mut headers, "[::1]:4".parse().unwrap());
+        let host = headers.get(HOST).cloned();
+        forwarded(&mut headers, "[::1]:4".parse().unwrap(), host, "http");
         assert_eq!(headers["forwarded"], "for=9.9.9.9, for=\"[::1]\";host=\"users:80\";proto=http");
         assert_eq!(headers["x-forwarded-for"], "9.9.9.9, ::1");
         assert_eq!(headers["x-forwarded-host"], "users:80");

@@ -202,7 +202,7 @@ impl Rates {
 
     fn made(&self, limit: &RateLimit, now: Instant) -> (Arc<Rated>, Gauge) {
         let metrics = &self.0.metrics;
-        let direction = if limit.place.to.is_some() { Direction::Outbound } else { Direction::Inbound };
+        let direction = direction(&limit.place);
         let upstream = limit.place.to.as_ref().map_or(&*self.0.service, |to| to.as_str());
         let upstream = metrics.label(upstream);
         let labels = [direction.as_str(), &upstream, &limit.place.route, &limit.name];
@@ -222,5 +222,14 @@ impl Rates {
             told: AtomicU64::new(0),
         };
         (Arc::new(rated), metrics.gauge(&names::RATE_LIMIT_KEYS, &labels))
+    }
+}
+
+/// Which way the calls go that an entry is about.
+pub fn direction(place: &Place) -> Direction {
+    match (place.gateway, &place.to) {
+        (Some(_), _) => Direction::Gateway,
+        (None, Some(_)) => Direction::Outbound,
+        (None, None) => Direction::Inbound,
     }
 }

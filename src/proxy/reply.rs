@@ -14,7 +14,7 @@ use super::Answer;
 use super::connection::Door;
 use crate::base::error::{Facts, GrpcCode};
 use crate::base::rpc::{Any, Delay, ErrorInfo, RetryInfo, Status};
-use crate::base::{ProxyError, Reason};
+use crate::base::{ProxyError, Reason, Side};
 use crate::codec::Body;
 use crate::policy::transcode::web::Web;
 use crate::telemetry::record::Record;
@@ -38,7 +38,9 @@ struct Problem<'a> {
     status: u16,
     detail: &'a str,
     reason: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     remedy: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     service: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<String>,
@@ -64,15 +66,18 @@ pub fn answer(door: &Door, error: &ProxyError, form: Form, mut record: Record) -
         door.worker.limited(limit);
     }
     let facts = error.reason.facts();
-    if facts.side != crate::base::Side::Client {
+    if facts.side != Side::Client {
         tracing::debug!(reason = facts.word, detail = %error.detail, "answered with an error");
     }
-    let service = door.router().model.service.name.clone();
+    let router = door.router();
+    let named = (error, router.model.service.name.as_str());
+    let unnamed = door.gateway.is_some().then(|| outside(error, &facts));
+    let (told, service) = unnamed.as_ref().map_or(named, |told| (told, ""));
     let (mut response, body) = match form {
-        Form::Http => http(error, &facts, service.as_str()),
-        Form::Grpc(kind) => grpc(error, &facts, service.as_str(), kind),
+        Form::Http => http(told, &facts, service),
+        Form::Grpc(kind) => grpc(told, &facts, service, kind),
         Form::Web(kind, web) => {
-            let (mut response, _) = grpc(error, &facts, service.as_str(), kind.clone());
+            let (mut response, _) = grpc(told, &facts, service, kind.clone());
             let body = super::transcode::web::error(&kind, web, response.headers_mut());
             (response, body)
         }
@@ -97,6 +102,16 @@ pub fn answer(door: &Door, error: &ProxyError, form: Form, mut record: Record) -
     response.map(|()| Answer::own(body, record))
 }
 
+/// What callers from outside are told: nothing of names, addresses and rules within.
+fn outside(error: &ProxyError, facts: &Facts) -> ProxyError {
+    let detail = match facts.side {
+        Side::Client => error.detail.clone(),
+        Side::Proxy | Side::Upstream => facts.title.into(),
+    };
+    let ProxyError { retry_after, told, reset, .. } = *error;
+    ProxyError { retry_after, told, reset, ..ProxyError::unsent(error.reason, detail) }
+}
+
 /// Answers as the route's policy says.
 pub fn own(door: &Door, mut response: Response<Body>, mut record: Record) -> Response<Answer> {
     response.headers_mut().insert(DATE, door.worker.date());
@@ -111,7 +126,7 @@ fn http(error: &ProxyError, facts: &Facts, service: &str) -> (Response<()>, Body
         status: error.status(),
         detail: &error.detail,
         reason: facts.word,
-        remedy: facts.remedy,
+        remedy: if service.is_empty() { "" } else { facts.remedy },
         service,
         rule: error.rule.as_ref().map(ToString::to_string),
     };
@@ -130,11 +145,11 @@ pub(super) fn grpc(
     kind: HeaderValue,
 ) -> (Response<()>, Body) {
     let message = format!("{}: {} ({})", facts.word, facts.title, error.detail);
-    let mut metadata = std::collections::BTreeMap::from([
-        ("service".to_owned(), service.to_owned()),
-        ("remedy".to_owned(), facts.remedy.to_owned()),
-        ("detail".to_owned(), error.detail.to_string()),
-    ]);
+    let mut metadata = std::collections::BTreeMap::from([("detail".to_owned(), error.detail.to_string())]);
+    if !service.is_empty() {
+        metadata.insert("service".to_owned(), service.to_owned());
+        metadata.insert("remedy".to_owned(), facts.remedy.to_owned());
+    }
     if let Some(rule) = &error.rule {
         metadata.insert("rule".to_owned(), rule.to_string());
     }

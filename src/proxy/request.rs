@@ -17,7 +17,7 @@ use super::shaping::{self, Afterwards, Struck};
 use super::stack::{self, Call};
 use super::transcode::{self, Translation};
 use super::waits::Begun;
-use super::{Answer, answer, authorize, breaker, prepare, reply, sizes, tunnel};
+use super::{Answer, answer, authorize, breaker, gateway, prepare, reply, sizes, tunnel};
 use crate::base::{Protocol, ProxyError};
 use crate::codec::{Body, Exchange, Takeover, Upgrade};
 use crate::policy::authorize::Identity;
@@ -116,8 +116,11 @@ pub fn prepare(
     record: &mut Record,
     after: &mut Option<Afterwards>,
 ) -> Result<(Prepared, Option<Box<Struck>>), ProxyError> {
+    if let Some(entry) = &door.gateway {
+        gateway::enter(entry, door, &mut head, &exchange)?;
+    }
     // Match.
-    if door.direction == Direction::Inbound {
+    if door.direction != Direction::Outbound {
         door.router().porter.strip(&mut head.headers);
     }
     let (mut route, preflight) = shaping::find(door, &mut head, &exchange)?;
@@ -127,7 +130,7 @@ pub fn prepare(
     }
     // Answer, where the route does so itself.
     let own = match &route.policy.shaping {
-        Some(shaping) => shaping::answer(shaping, &route, &head, preflight, after)?,
+        Some(shaping) => shaping::answer(shaping, &route, (door, &head), preflight, after)?,
         None => None,
     };
     // Authorize: but a browser asks about a route without showing who it is.

@@ -14,6 +14,7 @@ use http::request;
 use super::authorize::{self, Porter};
 use super::bulkheads::Bulkhead;
 use super::connection::Door;
+use super::gateway::Entrance;
 use super::mirror::Mirror;
 use super::rates::Rated;
 use super::split::Ways;
@@ -46,6 +47,7 @@ pub struct Router {
     /// Whether an inbound route refuses or changes calls.
     inbound_is_held: bool,
     outbound: HashMap<UpstreamName, Routes>,
+    gateways: HashMap<SocketAddr, Entrance>,
     others: RefCell<HashMap<UpstreamName, Rc<Route>>>,
     /// Routes to where captured connections were going.
     addresses: RefCell<HashMap<(Direction, SocketAddr), Rc<Route>>>,
@@ -152,6 +154,10 @@ impl Router {
             let routes = model.outbound.iter().filter(|route| route.to.as_ref() == Some(name));
             outbound.insert(name.clone(), Routes::new(&target, &model, catch_all, routes));
         }
+        let gateways = model.gateways.iter();
+        let gateways =
+            gateways.map(|gateway| (gateway.listen, entrance(gateway, &model, worker, &limits, now)));
+        let gateways = gateways.collect();
         let told = |name: &UpstreamName| model.upstreams.get(name).and_then(|block| block.proxy_protocol);
         worker.table.set_proxy_protocol(told);
         let mut policies = model.inbound.iter().map(|route| &route.policy);
@@ -163,6 +169,7 @@ impl Router {
             limits,
             inbound,
             outbound,
+            gateways,
             others: RefCell::default(),
             addresses: RefCell::default(),
         }
@@ -180,6 +187,10 @@ impl Router {
             Some(index) => routes.routes[index].clone(),
             None => routes.catch_all.clone(),
         };
+        if let Some(entry) = &door.gateway {
+            let none = || ProxyError::unsent(Reason::NoRoute, "this listener is no longer served");
+            return self.gateways.get(&entry.listen).ok_or_else(none)?.find(head, host);
+        }
         if door.direction == Direction::Inbound {
             let none =
                 || ProxyError::unsent(Reason::NoRoute, "`service.port` is not set: nothing is served here");
@@ -267,7 +278,7 @@ impl Router {
         let target = Target { direction, upstream, protocol, limits: &self.limits, worker, now };
         let policy = match direction {
             Direction::Inbound => &self.model.inbound_defaults,
-            Direction::Outbound => &self.model.defaults,
+            Direction::Outbound | Direction::Gateway => &self.model.defaults,
         };
         let route = Rc::new(target.route("".into(), policy, None, String::new()));
         let mut addresses = self.addresses.borrow_mut();
@@ -345,6 +356,31 @@ impl Router {
         }
         Ok(route)
     }
+}
+
+/// The routes of a gateway. Those that answer themselves have an upstream without
+/// endpoints.
+fn entrance(
+    gateway: &model::Gateway,
+    model: &Model,
+    worker: &Worker,
+    limits: &Rc<Limits>,
+    now: Instant,
+) -> Entrance {
+    let itself = Upstream::fixed(model.service.name.clone(), Vec::new(), &worker.metrics);
+    Entrance::new(gateway, |route| {
+        let block = route.to.as_ref().and_then(|to| model.upstreams.get(to));
+        let target = Target {
+            direction: Direction::Gateway,
+            upstream: route.to.as_ref().map_or_else(|| itself.clone(), |to| worker.table.named(to)),
+            protocol: block.map_or(Protocol::Auto, |block| block.protocol),
+            limits,
+            worker,
+            now,
+        };
+        let pattern = (&route.pattern.template, format!("{} {:?}", gateway.listen, route.pattern));
+        Rc::new(target.routes(model, pattern, &route.policy, Some(&route.origin), route.pattern.grpc))
+    })
 }
 
 fn is_literal(name: &str) -> bool {

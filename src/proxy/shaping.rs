@@ -73,7 +73,7 @@ pub fn find(
 pub fn answer(
     shaping: &Arc<Shaping>,
     route: &Route,
-    head: &request::Parts,
+    (door, head): (&Door, &request::Parts),
     preflight: bool,
     after: &mut Option<Afterwards>,
 ) -> Result<Option<Response<Body>>, ProxyError> {
@@ -89,7 +89,7 @@ pub fn answer(
         None => Ok(None),
         Some(Direct::Redirect(redirect)) => {
             *response.status_mut() = redirect.status;
-            response.headers_mut().insert(LOCATION, location(redirect, route, head)?);
+            response.headers_mut().insert(LOCATION, location(redirect, route, (door, head))?);
             Ok(Some(response))
         }
         Some(Direct::Respond(respond)) => {
@@ -101,11 +101,16 @@ pub fn answer(
     }
 }
 
-fn location(redirect: &Redirect, route: &Route, head: &request::Parts) -> Result<HeaderValue, ProxyError> {
+fn location(
+    redirect: &Redirect,
+    route: &Route,
+    (door, head): (&Door, &request::Parts),
+) -> Result<HeaderValue, ProxyError> {
+    let scheme = door.gateway.as_ref().map_or("http", |entry| entry.scheme());
     let named = || head.headers.get(HOST).and_then(Authority::of);
     let host = head.uri.authority().map(ToString::to_string).or_else(|| named().map(|host| host.to_string()));
     let host = host.unwrap_or_else(|| route.upstream.name.to_string());
-    let location = redirect::location(redirect, &host, head.uri.path(), head.uri.query());
+    let location = redirect::location(redirect, (scheme, &host), head.uri.path(), head.uri.query());
     let location = location.map_err(|detail| refused(detail, route))?;
     HeaderValue::from_str(&location).map_err(|_| refused("the redirect leads to no URL", route))
 }

@@ -20,6 +20,7 @@ use super::concurrency::Bulkheading;
 use super::connection::Door;
 use super::deadline::Deadline;
 use super::ending::Ending;
+use super::gateway::Client;
 use super::mirror::Mirrors;
 use super::rate::RateLimits;
 use super::retries::{self, Retries};
@@ -99,6 +100,7 @@ pub struct Attempt {
 impl Call {
     /// A call of which no attempt was made.
     pub fn new(door: &Door, route: Rc<Route>, mut head: request::Parts, exchange: Exchange) -> Self {
+        let peer = head.extensions.get::<Client>().map_or(door.peer, |client| client.0);
         Self {
             bounds: Bounds::of(&route.policy, exchange.received, &mut head),
             head,
@@ -112,7 +114,7 @@ impl Call {
             interim: exchange.interim,
             moved: exchange.moved,
             worker: door.worker.clone(),
-            peer: door.peer,
+            peer,
             tried: RefCell::default(),
             at: RefCell::default(),
             guards: RefCell::default(),

@@ -35,7 +35,7 @@ pub struct Dialled {
 
 /// Opens a tunnel to the upstream that a CONNECT names.
 pub async fn open(door: &Rc<Door>, route: Rc<Route>, since: Instant) -> Result<Takeover, ProxyError> {
-    if door.direction == Direction::Inbound {
+    if door.direction != Direction::Outbound {
         let detail = "CONNECT is served on the outbound listener";
         return Err(ProxyError::unsent(Reason::NoRoute, detail));
     }

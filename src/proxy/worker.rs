@@ -44,6 +44,7 @@ const MAX_AHEAD: usize = 128;
 pub struct Instance {
     inbound: HeaderValue,
     outbound: HeaderValue,
+    gateway: HeaderValue,
     dialled: Dialled,
     budgets: Budgets,
     fuses: Fuses,
@@ -73,16 +74,18 @@ pub struct Worker {
     umpire: RefCell<Option<(RateService, Rc<Bench>)>>,
     /// What the log was told.
     pub notices: Notices,
-    stages: [Rc<Cell<Stage>>; 2],
-    listeners: [Cell<usize>; 2],
+    stages: [Rc<Cell<Stage>>; 3],
+    listeners: [Cell<usize>; 3],
     ahead: Cell<usize>,
+    /// Held by each handshake of TLS.
+    handshakes: Rc<()>,
     instance: Instance,
     router: RefCell<Option<Rc<Router>>>,
-    contexts: RefCell<Option<[Rc<ServerContext>; 2]>>,
-    unrouted: [Rc<RouteMetrics>; 2],
-    open: [Told; 2],
-    tunnels: [Told; 2],
-    active: [Told; 2],
+    contexts: RefCell<Option<[Rc<ServerContext>; 3]>>,
+    unrouted: [Rc<RouteMetrics>; 3],
+    open: [Told; 3],
+    tunnels: [Told; 3],
+    active: [Told; 3],
     date: RefCell<(u64, HeaderValue)>,
 }
 
@@ -123,6 +126,7 @@ impl Instance {
         Self {
             inbound: via("in"),
             outbound: via("out"),
+            gateway: via("gw"),
             dialled: Dialled::default(),
             budgets: Budgets::default(),
             fuses: Fuses::default(),
@@ -153,6 +157,7 @@ impl Instance {
         match direction {
             Direction::Inbound => &self.inbound,
             Direction::Outbound => &self.outbound,
+            Direction::Gateway => &self.gateway,
         }
     }
 }
@@ -168,7 +173,7 @@ impl Worker {
         layer: Option<Layer>,
     ) -> Rc<Self> {
         let told = |name| {
-            [Direction::Inbound, Direction::Outbound].map(|direction| Told {
+            Direction::ALL.map(|direction| Told {
                 now: Cell::new(0),
                 told: Cell::new(0),
                 gauge: metrics.gauge(name, &[direction.as_str()]),
@@ -188,10 +193,11 @@ impl Worker {
             stages: Default::default(),
             listeners: Default::default(),
             ahead: Cell::new(0),
+            handshakes: Rc::default(),
             instance,
             router: RefCell::default(),
             contexts: RefCell::default(),
-            unrouted: [unrouted(Direction::Inbound), unrouted(Direction::Outbound)],
+            unrouted: Direction::ALL.map(unrouted),
             open: told(&names::CONNECTIONS_OPEN),
             tunnels: told(&names::TUNNELS_OPEN),
             active: told(&names::ACTIVE_REQUESTS),
@@ -211,8 +217,7 @@ impl Worker {
             let limits = router.model.limits.clone();
             Rc::new(ServerContext { limits, timers: self.timers.clone(), stage: stage.clone() })
         };
-        let [inbound, outbound] = &self.stages;
-        *self.contexts.borrow_mut() = Some([context(inbound), context(outbound)]);
+        *self.contexts.borrow_mut() = Some(self.stages.each_ref().map(context));
         *self.router.borrow_mut() = Some(Rc::new(router));
     }
 
@@ -340,6 +345,11 @@ impl Worker {
             self.ahead.set(self.ahead.get() + 1);
             Ahead(self.clone())
         })
+    }
+
+    /// Room for one more handshake of TLS, of so many; held as long as it lasts.
+    pub fn may_shake_hands(&self, most: usize) -> Option<Rc<()>> {
+        (Rc::strong_count(&self.handshakes) <= most).then(|| self.handshakes.clone())
     }
 
     /// Whether a connection of this direction is open, or may still be accepted.

@@ -50,6 +50,9 @@ fn text(model: &Model, file: Option<&str>, addresses: &Addresses) -> String {
     for (name, address) in &addresses.upstreams {
         line("", &format!("{address} → {name}"));
     }
+    for address in addresses.gateways.values() {
+        line("gateway", &address.to_string());
+    }
     line("admin", &format!("http://{}", from_here(addresses.admin)));
     line("probes", &format!("http://{}/readyz", from_here(addresses.probes)));
     line("call", &format!("curl -x http://{} http://NAME/", from_here(addresses.outbound)));
@@ -69,7 +72,8 @@ pub fn from_here(bound: SocketAddr) -> SocketAddr {
 fn policies(model: &Model) -> String {
     let files: BTreeSet<_> =
         model.sources.keys().filter_map(|path| path.split_once('#')).map(|p| p.0).collect();
-    let routes = match model.inbound.len() + model.outbound.len() {
+    let outside = model.gateways.iter().map(|gateway| gateway.routes.len()).sum::<usize>();
+    let routes = match model.inbound.len() + model.outbound.len() + outside {
         0 => "no routes".to_owned(),
         1 => "1 route".to_owned(),
         routes => format!("{routes} routes"),
@@ -111,6 +115,7 @@ mod tests {
             upstreams: [("users".into(), address(9001))]
                 .map(|(name, at): (String, _)| (crate::base::UpstreamName::new(&name), at))
                 .into(),
+            gateways: [(address(1), address(8443))].into(),
         };
         let text = text(&Model::minimal("orders"), Some("pillion.yaml"), &addresses);
         for part in [

@@ -26,6 +26,8 @@ pub fn taken(model: &Model) -> Result<(), String> {
     for (name, upstream) in &model.upstreams {
         wanted.extend(upstream.listen.map(|listen| (format!("outbound, to: {name}, listen"), listen)));
     }
+    let gateways = model.gateways.iter().map(|gateway| ("gateway, listen".to_owned(), gateway.listen));
+    wanted.extend(gateways);
     let mut problems = String::new();
     for (key, address) in wanted.into_iter().filter(|(_, address)| address.port() != 0) {
         if let Err(error) = TcpListener::bind(address) {

@@ -50,6 +50,10 @@ names! {
     CLIENT_DURATION = Histogram "http_client_request_duration_seconds"
         ["upstream", "http_request_method", "http_route", "http_response_status_code", "error_type"]
         "Time from the head of a call that the service makes until the end of its answer.";
+    /// Calls from outside.
+    GATEWAY_DURATION = Histogram "pillion_gateway_request_duration_seconds"
+        ["upstream", "http_request_method", "http_route", "http_response_status_code", "error_type"]
+        "Time from the head of a call to a gateway until the end of its answer.";
     /// Requests at hand.
     ACTIVE_REQUESTS = Gauge "pillion_active_requests" ["direction"]
         "Requests that are being served now.";
@@ -109,6 +113,9 @@ names! {
     /// Connections accepted.
     CONNECTIONS = Counter "pillion_connections_total" ["direction", "protocol"]
         "Connections accepted, by what was spoken on them.";
+    /// Handshakes of TLS.
+    TLS_HANDSHAKES = Counter "pillion_tls_handshakes_total" ["direction", "result"]
+        "Handshakes of TLS with callers, by how they ended: ok, refused, slow, gone, plain (no TLS came), limit.";
     /// Connections captured.
     CAPTURED = Counter "pillion_captured_connections_total" ["direction", "target"]
         "Connections that the kernel turned to the sidecar, by where they went: http, endpoint, address, sni, service, loop, denied.";

@@ -21,6 +21,8 @@ pub enum Direction {
     Inbound,
     /// From it.
     Outbound,
+    /// From outside to others.
+    Gateway,
 }
 
 /// The metrics of one route on one worker.
@@ -56,11 +58,15 @@ pub struct Record {
 }
 
 impl Direction {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Inbound, Self::Outbound, Self::Gateway];
+
     /// The metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Inbound => "inbound",
             Self::Outbound => "outbound",
+            Self::Gateway => "gateway",
         }
     }
 }
@@ -123,6 +129,10 @@ impl RouteMetrics {
                 .histogram(&names::SERVER_DURATION, &[outcome.method, &self.template, status, error]),
             Direction::Outbound => self.metrics.histogram(
                 &names::CLIENT_DURATION,
+                &[&self.upstream, outcome.method, &self.template, status, error],
+            ),
+            Direction::Gateway => self.metrics.histogram(
+                &names::GATEWAY_DURATION,
                 &[&self.upstream, outcome.method, &self.template, status, error],
             ),
         };

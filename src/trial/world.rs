@@ -166,6 +166,7 @@ async fn call(worker: &Rc<Worker>, step: &Step) -> Option<Answer> {
         worker: worker.clone(),
         direction,
         peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+        gateway: None,
         fixed: None,
         original: None,
         tunnel: true,

@@ -31,6 +31,7 @@ pub fn limit(max: usize) -> Concurrency {
         },
         mode: Mode::Enforce,
         place: Arc::new(Place {
+            gateway: None,
             to: Some(UpstreamName::new("users")),
             route: "/**".into(),
             conditions: "".into(),

@@ -15,6 +15,7 @@ mod egress;
 mod endurance;
 mod errors;
 mod forwarding;
+mod gateway;
 mod grpc;
 mod harness;
 mod health;

@@ -29,6 +29,7 @@ pub fn limit(count: u32, period: Duration, per: Per) -> RateLimit {
         shared: None,
         service: None,
         place: Arc::new(Place {
+            gateway: None,
             to: Some(UpstreamName::new("users")),
             route: "/**".into(),
             conditions: "".into(),
@@ -210,7 +211,7 @@ fn a_subscriber_of_ipv6_is_one_source() {
     let _turn = beside_others();
     let backend = Recorder::start();
     let mut limit = limit(1, HOUR, Per::Source);
-    limit.place = Arc::new(Place { to: None, route: "".into(), conditions: "".into() });
+    limit.place = Arc::new(Place { gateway: None, to: None, route: "".into(), conditions: "".into() });
     let setup = sidecar("front").service(backend.address()).with(|model| {
         model.inbound_defaults.rate_limits = vec![limit];
         model.listen.proxy_protocol = vec!["127.0.0.0/8".parse().unwrap()];

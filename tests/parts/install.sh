@@ -127,6 +127,7 @@ go_part grpc-go grpc-go-errors
 go_part go-clients go-clients
 go_part websocket/go websocket-go
 go_part consul/go consul-go
+go_part ../../examples/gateway/chi gateway-chi
 # A test, for the clock that stands still in one.
 go test -C "$parts/breakers/go" -c -o "$bin/breakers-go" . > "$go_log" 2>&1 || { tail -20 "$go_log" >&2 && die "tests/parts/breakers/go was not built: see above"; }
 

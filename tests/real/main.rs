@@ -10,6 +10,7 @@ mod authorization;
 mod breakers;
 mod consul;
 mod databases;
+mod gateway;
 mod grpc;
 mod h2spec;
 mod haproxy;

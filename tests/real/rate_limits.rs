@@ -30,7 +30,7 @@ fn limit(count: u32, burst: u32, period: Duration) -> RateLimit {
         headers: RateHeaders::All,
         shared: Some(Shared { name: "calls".into(), fallback: None }),
         service: None,
-        place: Arc::new(Place { to: None, route: "".into(), conditions: "".into() }),
+        place: Arc::new(Place { gateway: None, to: None, route: "".into(), conditions: "".into() }),
         origin: Origin { file: "orders.yaml".into(), line: 3, column: 5 },
     }
 }

@@ -106,6 +106,14 @@ impl Reason {
                 "No route takes this request",
                 "Add a route to the policy, or correct the path; `pillion check` lists the routes.",
             ),
+            Self::UnknownHost => (
+                "unknown_host",
+                404,
+                G::Unimplemented,
+                Client,
+                "Nothing is served here for this host",
+                "Add a route for it to `gateway` in pillion.yaml, or correct the host.",
+            ),
             Self::EgressDenied => (
                 "egress_denied",
                 403,

@@ -45,6 +45,13 @@ impl Files {
     pub(super) fn read(&mut self, routes: &mut Routes, problems: &mut Problems) {
         let root = At::root(&routes.file, &routes.root);
         let folder = Path::new(&*routes.file.name).parent().map(Path::to_owned).unwrap_or_default();
+        for (number, gateway) in routes.gateway.iter().enumerate() {
+            for (index, form) in gateway.routes.iter().flatten().enumerate() {
+                let at = root.key("gateway").item(number).key("routes").item(index).key("json");
+                let read = form.json.as_ref().and_then(|form| self.entry(form, &folder, at, problems));
+                routes.gateway_json.extend(read.map(|json| ((number, index), Arc::new(json))));
+            }
+        }
         let mut entries = |key: &str, forms: Vec<Option<&form::Json>>| -> BTreeMap<usize, Arc<Json>> {
             let forms = forms.into_iter().enumerate();
             let named = forms.filter_map(|(index, form)| Some((index, form?)));

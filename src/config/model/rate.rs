@@ -1,6 +1,7 @@
 //! `rate_limit`: how many calls there may be in a time.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -164,6 +165,8 @@ pub enum RateHeaders {
 /// Whose calls a limit counts: those of the entry where it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
+    /// The listener for callers from outside, where it is one's.
+    pub gateway: Option<SocketAddr>,
     /// The called service; `None` for calls to the service.
     pub to: Option<UpstreamName>,
     /// The route; empty for an entry without one.

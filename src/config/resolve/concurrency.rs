@@ -1,6 +1,7 @@
 //! `concurrency` of an entry.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::config::text::Host;
 pub(super) struct Limit<'a> {
     form: &'a form::Concurrency,
     at: At<'a>,
+    gateway: Option<SocketAddr>,
     to: Option<&'a UpstreamName>,
     route: Option<&'a str>,
     conditions: Conditions<'a>,
@@ -31,14 +33,21 @@ impl<'a> Limit<'a> {
     pub(super) fn outbound(form: &'a form::Outbound, at: At<'a>) -> Option<Self> {
         let (to, route) = (form.to.as_ref().map(|to| &to.0), form.route.as_deref());
         let conditions = (&form.host, &form.headers, &form.query);
-        Some(Self { form: form.concurrency.as_ref()?, at, to, route, conditions })
+        Some(Self { form: form.concurrency.as_ref()?, at, gateway: None, to, route, conditions })
+    }
+
+    /// What the entry at `at` of the gateway at `listen` says.
+    pub(super) fn gateway(form: &'a form::GatewayRoute, listen: SocketAddr, at: At<'a>) -> Option<Self> {
+        let (to, route) = (form.to.as_ref().map(|to| &to.0), form.route.as_deref());
+        let conditions = (&form.host, &form.headers, &form.query);
+        Some(Self { form: form.concurrency.as_ref()?, at, gateway: Some(listen), to, route, conditions })
     }
 
     /// What the inbound entry at `at` says.
     pub(super) fn inbound(form: &'a form::Inbound, at: At<'a>) -> Option<Self> {
         let route = form.route.as_deref();
         let conditions = (&form.host, &form.headers, &form.query);
-        Some(Self { form: form.concurrency.as_ref()?, at, to: None, route, conditions })
+        Some(Self { form: form.concurrency.as_ref()?, at, gateway: None, to: None, route, conditions })
     }
 
     /// The limit; what is wrong was reported by [`Self::check`].
@@ -49,6 +58,7 @@ impl<'a> Limit<'a> {
             form::Concurrency::Own(form) => (rules(form), form.mode.map(self::mode).unwrap_or_default()),
         };
         let place = Place {
+            gateway: self.gateway,
             to: self.to.cloned(),
             route: self.route.unwrap_or_default().into(),
             conditions: match self.conditions {

@@ -7,6 +7,7 @@ use crate::base::UpstreamName;
 use crate::config::form;
 use crate::config::model::{Compare, MAX_BUFFER, Mirror, Model};
 use crate::config::problem::Problems;
+use crate::config::text::Upstream;
 
 /// What was wrong was reported by [`check`].
 pub(super) fn mirror(form: &form::Mirror) -> Option<Arc<Mirror>> {
@@ -32,10 +33,14 @@ pub(super) fn mirror(form: &form::Mirror) -> Option<Arc<Mirror>> {
 }
 
 /// Reports what is wrong with the `mirror` of the entry at `at`.
-pub(super) fn check(form: &form::Outbound, at: At<'_>, problems: &mut Problems) {
-    let Some(mirror) = &form.mirror else { return };
+pub(super) fn check(
+    (called, mirror): (Option<&Upstream>, Option<&form::Mirror>),
+    at: At<'_>,
+    problems: &mut Problems,
+) {
+    let Some(mirror) = mirror else { return };
     let place = at.key("mirror");
-    let own = |name: &UpstreamName| form.to.as_ref().is_some_and(|to| to.0 == *name);
+    let own = |name: &UpstreamName| called.is_some_and(|to| to.0 == *name);
     if let Some(to) = mirror.to.as_ref().filter(|to| own(&to.0)) {
         let message = format!("copies of calls to `{}` would go to it as well", to.0);
         problems.push(place.key("to").problem(message).help("name another service"));
@@ -55,7 +60,8 @@ pub(super) fn check(form: &form::Outbound, at: At<'_>, problems: &mut Problems) 
 
 /// Every service that gets copies is an upstream.
 pub(super) fn upstreams(model: &mut Model) {
-    let routes = model.outbound.iter().map(|route| &route.policy);
+    let gateways = model.gateways.iter().flat_map(|gateway| &gateway.routes);
+    let routes = model.outbound.iter().chain(gateways).map(|route| &route.policy);
     let policies = routes.chain(model.upstreams.values().map(|upstream| &upstream.policy));
     let names: Vec<UpstreamName> =
         policies.filter_map(|policy| Some(policy.mirror.as_ref()?.to.clone())).collect();

@@ -1,6 +1,7 @@
 //! `rate_limit` of an entry.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 pub(super) struct Rates<'a> {
     form: &'a form::RateLimits,
     at: At<'a>,
+    gateway: Option<SocketAddr>,
     to: Option<&'a UpstreamName>,
     route: Option<&'a str>,
     conditions: Conditions<'a>,
@@ -67,7 +69,12 @@ pub(super) fn needs_server(files: &[Routes], model: &Model, problems: &mut Probl
         let outbound = file.outbound.iter().enumerate();
         let outbound =
             outbound.filter_map(|(index, form)| Rates::outbound(form, at.key("outbound").item(index)));
-        for rates in inbound.chain(outbound) {
+        let gateways = file.gateway.iter().enumerate().flat_map(|(number, form)| {
+            let (at, listen) = (at.key("gateway").item(number).key("routes"), form.listen.as_ref());
+            let entries = form.routes.iter().flatten().enumerate();
+            entries.filter_map(move |(index, form)| Rates::gateway(form, listen?.0, at.item(index)))
+        });
+        for rates in inbound.chain(outbound).chain(gateways) {
             for (at, limit) in rates.read(&mut Problems::default()) {
                 if limit.shared.is_some() && model.rate_server.is_none() {
                     let problem = at.key("shared").problem("nothing counts for all sidecars");
@@ -102,13 +109,21 @@ impl<'a> Rates<'a> {
     pub(super) fn outbound(form: &'a form::Outbound, at: At<'a>) -> Option<Self> {
         let conditions = (&form.host, &form.headers, &form.query);
         let (to, route) = (form.to.as_ref().map(|to| &to.0), form.route.as_deref());
-        Some(Self { form: form.rate_limit.as_ref()?, at, to, route, conditions })
+        Some(Self { form: form.rate_limit.as_ref()?, at, gateway: None, to, route, conditions })
     }
 
     /// What the inbound entry at `at` says.
     pub(super) fn inbound(form: &'a form::Inbound, at: At<'a>) -> Option<Self> {
         let conditions = (&form.host, &form.headers, &form.query);
-        Some(Self { form: form.rate_limit.as_ref()?, at, to: None, route: form.route.as_deref(), conditions })
+        let (form, route) = (form.rate_limit.as_ref()?, form.route.as_deref());
+        Some(Self { form, at, gateway: None, to: None, route, conditions })
+    }
+
+    /// What the entry at `at` of the gateway at `listen` says.
+    pub(super) fn gateway(form: &'a form::GatewayRoute, listen: SocketAddr, at: At<'a>) -> Option<Self> {
+        let conditions = (&form.host, &form.headers, &form.query);
+        let (to, route) = (form.to.as_ref().map(|to| &to.0), form.route.as_deref());
+        Some(Self { form: form.rate_limit.as_ref()?, at, gateway: Some(listen), to, route, conditions })
     }
 
     /// The limits; what is wrong was reported by [`Self::check`].
@@ -150,6 +165,7 @@ impl<'a> Rates<'a> {
 
     fn read(self, problems: &mut Problems) -> Vec<(At<'a>, RateLimit)> {
         let place = Arc::new(Place {
+            gateway: self.gateway,
             to: self.to.cloned(),
             route: self.route.unwrap_or_default().into(),
             conditions: self.conditions().into(),

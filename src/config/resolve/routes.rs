@@ -2,6 +2,8 @@
 //! the entry without `route` (of the upstream, or of `inbound`), then among the
 //! built-in defaults.
 
+mod gateway;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,6 +151,7 @@ pub(super) fn resolve(
     inbound(files, model, problems);
     let blocks = blocks(files, known, model, ports, problems);
     outbound(files, &blocks, model, problems);
+    gateway::resolve(files, known, &blocks, model, ports, problems);
     shaping::upstreams(model);
     mirror::upstreams(model);
     let mut spans = HashMap::new();
@@ -161,8 +164,8 @@ pub(super) fn resolve(
             }
         }
     }
-    ties(&model.inbound, &spans, problems);
-    ties(&model.outbound, &spans, problems);
+    ties(&model.inbound, &spans, true, problems);
+    ties(&model.outbound, &spans, true, problems);
 }
 
 fn inbound(files: &[Routes], model: &mut Model, problems: &mut Problems) {
@@ -237,7 +240,7 @@ fn blocks<'a>(
                 let at = at.key("mirror").key("to");
                 defined(&to.0, at.shown(), at, known, problems);
             }
-            mirror::check(form, at, problems);
+            mirror::check((Some(to), form.mirror.as_ref()), at, problems);
             if form.route.is_some() || at.node.lost("route") {
                 continue;
             }
@@ -255,7 +258,7 @@ fn blocks<'a>(
             Rates::check(said.rates, problems);
             Limit::check(said.concurrency, problems);
             shaping::check(said.shaping, None, model, at, problems);
-            check_breaker(form, at, problems);
+            check_breaker(None, form.circuit_breaker.as_ref(), at, problems);
             shaping::check_sticky(said.shaping, shaping::Said::default(), at, problems);
             if let Some(listen) = &form.listen {
                 let what = format!("`listen` of `{}`", at.key("to").shown());
@@ -293,7 +296,7 @@ fn outbound(
             retry::check(&asked, at, problems);
             Rates::check(rates, problems);
             Limit::check(said.concurrency, problems);
-            check_breaker(form, at, problems);
+            check_breaker(Some(route), form.circuit_breaker.as_ref(), at, problems);
             let (Some(pattern), Some(to)) = (pattern, &form.to) else { continue };
             retry::check_grpc(&asked, &pattern, at, problems);
             model.upstreams.entry(to.0.clone()).or_default();
@@ -436,18 +439,30 @@ fn balance(form: &form::Balance) -> Option<Balance> {
     })
 }
 
-fn check_breaker(form: &form::Outbound, at: At<'_>, problems: &mut Problems) {
-    let grpc = form.route.as_ref().is_some_and(|route| route.starts_with("grpc "));
-    if let Some(form) = &form.circuit_breaker {
+fn check_breaker(
+    route: Option<&str>,
+    form: Option<&form::CircuitBreaker>,
+    at: At<'_>,
+    problems: &mut Problems,
+) {
+    let grpc = route.is_some_and(|route| route.starts_with("grpc "));
+    if let Some(form) = form {
         breaker::check(form, grpc, at.key("circuit_breaker"), problems);
     }
 }
 
-/// Reports each route that ties with an earlier one.
-fn ties(routes: &[Route], spans: &HashMap<crate::base::Origin, At<'_>>, problems: &mut Problems) {
+/// Reports each route that ties with an earlier one, of the same upstream or of all.
+fn ties(
+    routes: &[Route],
+    spans: &HashMap<crate::base::Origin, At<'_>>,
+    by_upstream: bool,
+    problems: &mut Problems,
+) {
     let mut groups: HashMap<(Option<&UpstreamName>, usize), Vec<&Route>> = HashMap::new();
     for route in routes {
-        let group = groups.entry((route.to.as_ref(), route.pattern.segments.len())).or_default();
+        let group = groups
+            .entry((route.to.as_ref().filter(|_| by_upstream), route.pattern.segments.len()))
+            .or_default();
         if let Some(first) = group.iter().find(|other| other.pattern.ties_with(&route.pattern))
             && let Some(at) = spans.get(&route.origin)
         {

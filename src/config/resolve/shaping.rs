@@ -5,6 +5,7 @@
 
 mod cors;
 mod direct;
+mod gateway;
 mod headers;
 mod path;
 mod split;
@@ -80,7 +81,7 @@ fn size(form: &Option<Size>) -> Option<u64> {
 
 impl Said<'_> {
     /// Each key as a whole: what this entry leaves open, `shared` may say.
-    fn or(self, shared: Self) -> Self {
+    pub(super) fn or(self, shared: Self) -> Self {
         Self {
             request: self.request.or(shared.request),
             response: self.response.or(shared.response),
@@ -160,7 +161,8 @@ pub(super) fn shaping(
 
 /// Every service that a `split` names is an upstream.
 pub(super) fn upstreams(model: &mut Model) {
-    let routes = model.outbound.iter().map(|route| &route.policy);
+    let gateways = model.gateways.iter().flat_map(|gateway| &gateway.routes);
+    let routes = model.outbound.iter().chain(gateways).map(|route| &route.policy);
     let policies = routes.chain(model.upstreams.values().map(|upstream| &upstream.policy));
     let splits = policies.filter_map(|policy| policy.shaping.as_ref()?.split.as_ref());
     let names: Vec<UpstreamName> =

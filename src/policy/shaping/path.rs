@@ -57,7 +57,7 @@ fn rest(path: &str, index: usize) -> Option<&str> {
 
 /// Whether a segment is `.` or `..`, or becomes so where a server resolves
 /// escapes, takes `\` for `/`, or cuts parameters at `;`.
-fn is_dots(segment: &str) -> bool {
+pub fn is_dots(segment: &str) -> bool {
     if !segment.contains('.') && !segment.contains("%2e") && !segment.contains("%2E") {
         return false;
     }

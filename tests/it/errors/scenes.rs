@@ -11,8 +11,9 @@ use pillion::base::{Origin, Reason, UpstreamName};
 use pillion::config::Model;
 use pillion::config::model::shaping::{Fault, Shaping, Sizes, told_by_status};
 use pillion::config::model::{
-    Algorithm, Allow, Allowed, CircuitBreaker, Connections, Dns, Egress, Issuer, Keys, KeysUrl, Pattern,
-    Retry, RetryOn, Route, RoutePolicy, Rules, Segment, Source, Timeout, TokenFrom, TokenRule, Upstream, Who,
+    Algorithm, Allow, Allowed, CircuitBreaker, Connections, Dns, Egress, Gateway, Issuer, Keys, KeysUrl,
+    Pattern, Retry, RetryOn, Route, RoutePolicy, Rules, Segment, Source, Timeout, TokenFrom, TokenRule,
+    Upstream, Who,
 };
 
 use crate::support::h2peer::{Answer, H2Backend};
@@ -90,6 +91,12 @@ pub const BUILDERS: &[(Reason, Builder)] = &[
     (Reason::PermissionDenied, || denied(Reason::PermissionDenied, Who::Source(Vec::new()))),
     (Reason::KeysUnavailable, keys_unavailable),
     (Reason::NoRoute, no_route),
+    (Reason::UnknownHost, || {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let setup = sidecar("front").with(|model| model.gateways.push(Gateway::new(listen)));
+        let scene = scene(Reason::UnknownHost, setup);
+        Scene { address: scene.sidecar.at.gateways[&listen], direction: "gateway", ..scene }
+    }),
     (Reason::EgressDenied, || {
         let only = |model: &mut Model| model.egress = Egress::RegisteredOnly;
         scene(Reason::EgressDenied, sidecar("front").empty("others").with(only))
