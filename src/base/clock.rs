@@ -3,7 +3,7 @@
 //! tokio's paused clock, and every deadline, pause and window follows it.
 
 use std::cell::Cell;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 thread_local! {
     static WALL: Cell<Option<(f64, Instant)>> = const { Cell::new(None) };
@@ -12,6 +12,11 @@ thread_local! {
 /// The time now.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+/// How long ago `then` was, by [`now`]: not by `elapsed`, which asks the machine.
+pub fn since(then: Instant) -> Duration {
+    now().saturating_duration_since(then)
 }
 
 /// The time of day now, in seconds since 1970.
@@ -35,7 +40,6 @@ fn machine() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
     async fn a_paused_clock_moves_as_it_is_told() {
@@ -43,6 +47,7 @@ mod tests {
         assert_eq!(now(), before);
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!(now() - before, Duration::from_secs(3600));
+        assert_eq!(since(before), Duration::from_secs(3600));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use metrics::Histogram;
 
 use super::{Metrics, names};
-use crate::base::Reason;
+use crate::base::{Reason, clock};
 
 /// Outcomes of one route that have a series of their own on a worker; further
 /// ones share the series of the label `other`.
@@ -194,7 +194,7 @@ impl Record {
         let status =
             self.status.map_or_else(|| self.reason.map_or(499, |r| r.facts().status), |s| s.as_u16());
         let outcome = Outcome { method: self.method, status, reason: self.reason };
-        self.route.duration(outcome, self.started.elapsed());
+        self.route.duration(outcome, clock::since(self.started));
         if let Some(reason) = self.reason {
             self.route.failed(reason);
         }

@@ -24,7 +24,8 @@ pub fn judge(model: &Model, step: &Step, got: &Got) -> Result<(), String> {
         return Err("the connection ended without an answer".into());
     };
     if let Some(wanted) = expect.status {
-        differs("the status", &status(wanted), &status(got_status(answer, wanted)))?;
+        let differs = differs("the status", &status(wanted), &status(got_status(answer, wanted)));
+        differs.map_err(|text| format!("{text}{}", why(answer)))?;
     }
     if let Some(wanted) = expect.reason {
         let word = |reason: Option<Reason>| reason.map_or("none", Reason::as_str);
@@ -94,6 +95,14 @@ fn status(status: Status) -> String {
         Status::Grpc(code) => {
             CODES.get(usize::from(code)).map_or_else(|| code.to_string(), |name| (*name).to_owned())
         }
+    }
+}
+
+/// Why the sidecar answered in place of a service, where it did.
+fn why(answer: &Answer) -> String {
+    match answer.headers.get("pillion-error") {
+        Some(reason) => format!(": {}", String::from_utf8_lossy(reason.as_bytes())),
+        None => String::new(),
     }
 }
 

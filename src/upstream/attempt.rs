@@ -329,7 +329,7 @@ async fn connect_http2(endpoint: &Rc<Endpoint>, call: &Call<'_>) -> Result<Lease
         if let Some(lease) = endpoint.http2() {
             return Ok(lease);
         }
-        if endpoint.is_away(clock::now()) && asked.elapsed() > Duration::from_millis(10) {
+        if endpoint.is_away(clock::now()) && clock::since(asked) > Duration::from_millis(10) {
             let detail = format!("{} did not take a connection a moment ago", endpoint.facts.address);
             return Err(ProxyError::unsent(Reason::ConnectTimeout, detail));
         }

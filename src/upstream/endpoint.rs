@@ -210,7 +210,7 @@ impl Endpoint {
     /// others wait for too.
     pub fn check_wait(&self, asked: Instant) -> Result<(), ProxyError> {
         let quota = &self.connects.quota;
-        if quota.is_short() && asked.elapsed() >= quota.wait() { Err(quota.too_late()) } else { Ok(()) }
+        if quota.is_short() && clock::since(asked) >= quota.wait() { Err(quota.too_late()) } else { Ok(()) }
     }
 
     /// Closes one connection that nobody uses; whether there was one.

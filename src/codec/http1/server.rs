@@ -209,7 +209,7 @@ impl<H: Handler> Connection<'_, H> {
             && framing != Framing::UntilClose
             && self.transport.body_is_done()
             && !self.context.is_leaving()
-            && self.accepted.elapsed() < self.context.limits.connection_age;
+            && clock::since(self.accepted) < self.context.limits.connection_age;
         self.transport.with_output(|out| {
             write_head(out, head, framing, answer, keep);
         });

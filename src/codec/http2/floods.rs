@@ -141,7 +141,7 @@ impl<S> Counted<S> {
         if control + resets == 0 {
             return kept;
         }
-        if self.since.elapsed() > WINDOW {
+        if clock::since(self.since) > WINDOW {
             (self.since, self.control, self.resets, self.useful) = (clock::now(), 0, 0, useful);
             self.exceeded.0.earned.set(0);
         }

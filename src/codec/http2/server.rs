@@ -162,9 +162,9 @@ where
     fn poll_idle(&mut self) -> bool {
         let context = self.context.clone();
         let limits = &context.limits;
-        let idle =
-            self.activity.streams.get() == 0 && self.activity.last.get().elapsed() >= limits.connection_idle;
-        let old = self.accepted.elapsed() >= limits.connection_age;
+        let idle = self.activity.streams.get() == 0
+            && clock::since(self.activity.last.get()) >= limits.connection_idle;
+        let old = clock::since(self.accepted) >= limits.connection_age;
         if idle && self.going {
             return true;
         }

@@ -35,7 +35,6 @@ version: 1
 {keys}"""
 CALLER = """\
     retry: {max: 2}
-    circuit_breaker: {}
     concurrency: adaptive
 """
 CALLED = "    concurrency: adaptive\n"

@@ -6,15 +6,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 source scripts/lib.sh
 
 tests/parts/consul/from-source
-# One at a time: it takes more of the processor, and each is held to a second.
-# Its servers are away for 2 minutes.
-PILLION_TEST_CONSUL=1.20.6 PILLION_TEST_OUTAGE=120 cargo test --locked --test real consul -- --test-threads=1
+# Its servers are away for 2 minutes, and Consul itself takes out what is dead, no
+# sooner than after a minute.
+PILLION_TEST_CONSUL=1.20.6 PILLION_TEST_OUTAGE=120 PILLION_TEST_REAPED=1 cargo test --locked --test real consul
 
 # What `make test` does in small: 500 services of 20 instances.
 for version in 1.8.7 1.20.6; do
     PILLION_TEST_CONSUL=$version PILLION_TEST_CONSUL_SERVICES=500 PILLION_TEST_CONSUL_SECONDS=30 \
         cargo test --locked --test real -- --nocapture consul::many
 done
-# Until Consul itself takes out what is dead, no sooner than after a minute.
-PILLION_TEST_CONSUL=1.20.6 PILLION_TEST_REAPED=1 \
-    cargo test --locked --test real -- --nocapture consul::registered::what_nothing_is_heard_of
