@@ -17,10 +17,11 @@ const LEFT_OUT: [(&str, &str, &str); 1] = [(
      inbound, another protocol, which reaches the service as it is",
 )];
 
-/// Runs all cases against `address`; the section and the title of each that failed.
-fn failures(address: SocketAddr) -> Vec<(String, String)> {
+/// Runs all cases against `address`; the section and the title of each that
+/// failed, and all that was said.
+fn failures(address: SocketAddr) -> (Vec<(String, String)>, String) {
     let output = Command::new(installed("bin/h2spec"))
-        .args(["--strict", "--host", "127.0.0.1", "--timeout", "5", "--port", &address.port().to_string()])
+        .args(["--strict", "--host", "127.0.0.1", "--timeout", "10", "--port", &address.port().to_string()])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -37,7 +38,7 @@ fn failures(address: SocketAddr) -> Vec<(String, String)> {
         }
     }
     assert_eq!(output.status.success(), failures.is_empty(), "{said}");
-    failures
+    (failures, said)
 }
 
 #[test]
@@ -56,9 +57,10 @@ fn each_listener_keeps_the_rules_of_http2() {
         ("outbound", sidecar.at.outbound),
         ("port", sidecar.at.upstreams[&users]),
     ] {
-        for (section, title) in failures(address) {
+        let (failures, said) = failures(address);
+        for (section, title) in failures {
             let reason = LEFT_OUT.iter().find(|(s, t, _)| (*s, *t) == (&section, &title));
-            assert!(reason.is_some(), "{name}: {section}: {title}");
+            assert!(reason.is_some(), "{name}: {section}: {title}\n{said}");
         }
     }
 }
