@@ -98,7 +98,7 @@ fn a_folder_that_another_user_made_is_refused_until_it_is_gone() {
         let theirs = format!("belongs to another user (uid {})", hostile.0);
         let why = if link { "symbolic link" } else { &theirs };
         assert!(refused.text().contains(why), "{}", refused.text());
-        assert!(sidecar.said().contains("can't be entered into the local registry"), "{}", sidecar.said());
+        until("it is said", || sidecar.said().contains("can't be entered into the local registry"));
         let registered = || sidecar.metrics().get("pillion_registered", &[]);
         assert_eq!(registered(), 0.0);
         victim.clear();

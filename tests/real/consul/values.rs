@@ -43,8 +43,8 @@ fn values_are_there_at_the_start_and_followed() {
     // What is wrong stays out, and is said with its place and without the value.
     agent.put(&key("timeout"), "s3cr3t");
     until("the value is refused", || rejected(&users) == 1.0);
-    let said = users.said();
-    assert!(said.contains("routes.yaml:4:14: ") && !said.contains("s3cr3t"), "{said}");
+    until("its place is said", || users.said().contains("routes.yaml:4:14: "));
+    assert!(!users.said().contains("s3cr3t"), "{}", users.said());
     route_is(&users, "two", "700ms");
     agent.put(&key("timeout"), "800ms");
     route_is(&users, "two", "800ms");
@@ -55,11 +55,9 @@ fn values_are_there_at_the_start_and_followed() {
     route_is(&users, "two", "2s");
     assert_eq!(agent.call("DELETE", &key("path"), "").status, 200);
     until("a value that is missing is refused", || rejected(&users) == 1.0);
-    assert!(
-        users.said().contains("routes.yaml:3:12: Consul has no key `config/users/path`"),
-        "{}",
-        users.said()
-    );
+    until("and which one", || {
+        users.said().contains("routes.yaml:3:12: Consul has no key `config/users/path`")
+    });
     route_is(&users, "two", "2s");
     agent.put(&key("path"), "three");
     route_is(&users, "three", "2s");
@@ -108,7 +106,7 @@ fn without_consul_it_starts_with_defaults_or_not_at_all() {
     let policy = POLICY.replace("path}", "path:-none}");
     let users = setup(&agent, &service, &policy).start();
     route_is(&users, "none", "2s");
-    assert!(users.said().contains("its default is used"), "{}", users.said());
+    until("it is said", || users.said().contains("its default is used"));
     let (code, said) = setup(&agent, &service, POLICY).refused();
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains("routes.yaml:3:12: Consul did not tell the key `config/users/path`"), "{said}");
