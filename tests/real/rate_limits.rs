@@ -146,13 +146,13 @@ pub fn mean(passed: &[usize]) -> usize {
     passed.iter().sum::<usize>() / passed.len()
 }
 
-/// `PILLION_TEST_SECONDS` of measurement, or 6.
+/// `PILLION_TEST_LASTS` of measurement, or 6.
 #[test]
 fn three_sidecars_share_a_thousand_a_second() {
     let (redis, backend) = (Server::start("redis", &[]), Recorder::start());
     // Redis and the sidecars may have to wait for a processor here.
     let (fleet, offer) = busy(&redis, &backend, Duration::from_millis(250));
-    let seconds = std::env::var("PILLION_TEST_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = std::env::var("PILLION_TEST_LASTS").ok().and_then(|text| text.parse().ok());
     let passed = offer.watch(seconds.unwrap_or(6).min(60));
     offer.end();
     println!("{passed:?}, {} answered, {} late", asked(&fleet, "answered"), asked(&fleet, "late"));

@@ -73,14 +73,14 @@ const SHARED: &str = "{rate: 1000/s, burst: 100, fallback: 33.4%, descriptor: [{
 /// may pass for the whole of it, and here they may have to wait for a processor.
 const ENOUGH: usize = 1050;
 
-/// `PILLION_TEST_SECONDS` of measurement, or 6: seconds of the clock, as the
+/// `PILLION_TEST_LASTS` of measurement, or 6: seconds of the clock, as the
 /// service counts them.
 #[test]
 fn three_sidecars_share_a_thousand_a_second_by_envoys_service() {
     let (service, _redis) = service();
     let backend = Recorder::start();
     let fleet = fleet(3, &service, "250ms", &backend, SHARED);
-    let seconds = std::env::var("PILLION_TEST_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = std::env::var("PILLION_TEST_LASTS").ok().and_then(|text| text.parse().ok());
     let seconds = seconds.unwrap_or(6).min(60);
     #[allow(clippy::disallowed_methods, reason = "the service counts by the wall clock")]
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();

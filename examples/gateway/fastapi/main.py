@@ -66,7 +66,7 @@ async def forward(request, base, tries):
     if request.url.query:
         target += f"?{request.url.query}"
     headers = [(name, value) for name, value in passed_on(request.headers)
-               if name not in ("x-internal", "host", "content-length")] + [("x-from", "gateway")]
+               if name not in ("x-internal", "x-from", "host", "content-length")] + [("x-from", "gateway")]
     deadline = time.monotonic() + TIMEOUT
     client = request.app.state.client
     for left in reversed(range(tries)):

@@ -40,6 +40,8 @@ const DECAY: f64 = 60.0;
 /// So far the calls inside must have become fewer before it is judged whether
 /// that has helped.
 const FEWER: f64 = 0.75;
+/// So often in a row it must not have helped: one look may be chance.
+const PROOF: u32 = 2;
 
 /// How one call went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +82,8 @@ pub struct Gradient {
     base: Option<f64>,
     /// How many were inside, and what calls took, when the limit began to shrink.
     mark: Option<(f64, f64)>,
+    /// How often in a row fewer calls have not helped since.
+    vain: u32,
 }
 
 /// A [`Gradient`] that all workers tell of their calls at the same time.
@@ -106,7 +110,7 @@ pub struct Adaptive {
 impl Gradient {
     /// One that has seen nothing.
     pub fn new(bounds: &Bounds) -> Self {
-        Self { bounds: bounds.clone(), limit: bounds.start as f64, base: None, mark: None }
+        Self { bounds: bounds.clone(), limit: bounds.start as f64, base: None, mark: None, vain: 0 }
     }
 
     /// Calls that may be inside at one time.
@@ -158,15 +162,16 @@ impl Gradient {
         }
         // Those that were given up would have taken longest.
         if !pressed || window.dropped > 0 || now <= *base + tolerated {
-            self.mark = None;
+            (self.mark, self.vain) = (None, 0);
         } else {
             match self.mark {
                 Some((then, before)) if inside <= FEWER * then => {
                     // With a queue, half the calls take half the time.
                     let helped = (before - now) >= 0.5 * (then / inside).ln();
-                    self.mark = helped.then_some((inside, now));
-                    if !helped {
-                        *base = now;
+                    self.vain = if helped { 0 } else { self.vain + 1 };
+                    self.mark = Some((inside, now));
+                    if self.vain == PROOF {
+                        (self.vain, self.mark, *base) = (0, None, now);
                     }
                 }
                 Some((then, _)) if inside <= then => {}

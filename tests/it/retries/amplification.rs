@@ -11,7 +11,7 @@ use crate::support::{Client, Recorder, Sidecar, beside_others, sidecar};
 
 /// How long it lasts.
 pub fn seconds() -> u64 {
-    std::env::var("PILLION_TEST_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+    std::env::var("PILLION_TEST_LASTS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
 }
 
 /// A sidecar that calls `next` with the default budget and two retries.

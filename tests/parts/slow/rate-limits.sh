@@ -6,4 +6,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 source scripts/lib.sh
 
-PILLION_TEST_SECONDS=20 cargo test --locked --test real -- --nocapture --test-threads 1 rate_
+PILLION_TEST_LASTS=20 cargo test --locked --test real -- --nocapture --test-threads 1 rate_

@@ -7,6 +7,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 source scripts/lib.sh
 
-PILLION_TEST_SECONDS=20 PILLION_TEST_CALLS=10000 cargo test --locked --test it -- --nocapture retries
+PILLION_TEST_LASTS=20 PILLION_TEST_CALLS=10000 cargo test --locked --test it -- --nocapture retries
 PILLION_TEST_CALLS=10000 cargo test --locked --test netns -- --nocapture --test-threads 1 endings
 PILLION_TEST_CASES=20000 cargo test --locked --lib codec::tape
