@@ -25,7 +25,8 @@ const NO_PLACE: Duration = Duration::from_secs(2);
 const HOSTS: Duration = Duration::from_secs(2);
 /// An agent that streams may take this long to subscribe again after its
 /// servers were away; until then it would hold a question without hearing news.
-const SUBSCRIBES: Duration = Duration::from_secs(75);
+/// Consul's materializer waits for up to 60 s and as much again by chance.
+const SUBSCRIBES: Duration = Duration::from_secs(135);
 
 /// What a task knows of its upstream.
 pub(super) struct Known<'a> {
