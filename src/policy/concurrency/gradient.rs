@@ -11,7 +11,7 @@
 //! shrinks the limit, whatever the latency.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::config::model::Bounds;
@@ -40,8 +40,9 @@ const DECAY: f64 = 60.0;
 /// So far the calls inside must have become fewer before it is judged whether
 /// that has helped.
 const FEWER: f64 = 0.75;
-/// So often in a row it must not have helped: one look may be chance.
-const PROOF: u32 = 2;
+/// Of what a queue would have become shorter, in its logarithm: less than this, up
+/// or down, and there is none.
+const HELP: f64 = 0.5;
 
 /// How one call went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,8 @@ pub struct Window {
     pub dropped: u32,
     /// Mean of the natural logarithm of what they took, in microseconds.
     pub log_latency: f64,
-    /// Mean of how many were inside when they entered.
+    /// How many were inside when they entered: the mean by the logarithm too, since
+    /// the two are compared.
     pub inside: f64,
     /// Most calls inside at one time, or at the gate.
     pub peak: usize,
@@ -82,8 +84,6 @@ pub struct Gradient {
     base: Option<f64>,
     /// How many were inside, and what calls took, when the limit began to shrink.
     mark: Option<(f64, f64)>,
-    /// How often in a row fewer calls have not helped since.
-    vain: u32,
 }
 
 /// A [`Gradient`] that all workers tell of their calls at the same time.
@@ -101,8 +101,9 @@ pub struct Adaptive {
     due: AtomicU64,
     answered: AtomicU32,
     dropped: AtomicU32,
-    /// In thousandths.
-    logs: AtomicI64,
+    /// Sums of logarithms, in thousandths: of what calls took, and of how many were
+    /// inside.
+    latency: AtomicU64,
     inside: AtomicU64,
     peak: AtomicUsize,
 }
@@ -110,7 +111,7 @@ pub struct Adaptive {
 impl Gradient {
     /// One that has seen nothing.
     pub fn new(bounds: &Bounds) -> Self {
-        Self { bounds: bounds.clone(), limit: bounds.start as f64, base: None, mark: None, vain: 0 }
+        Self { bounds: bounds.clone(), limit: bounds.start as f64, base: None, mark: None }
     }
 
     /// Calls that may be inside at one time.
@@ -162,16 +163,17 @@ impl Gradient {
         }
         // Those that were given up would have taken longest.
         if !pressed || window.dropped > 0 || now <= *base + tolerated {
-            (self.mark, self.vain) = (None, 0);
+            self.mark = None;
         } else {
             match self.mark {
                 Some((then, before)) if inside <= FEWER * then => {
-                    // With a queue, half the calls take half the time.
-                    let helped = (before - now) >= 0.5 * (then / inside).ln();
-                    self.vain = if helped { 0 } else { self.vain + 1 };
-                    self.mark = Some((inside, now));
-                    if self.vain == PROOF {
-                        (self.vain, self.mark, *base) = (0, None, now);
+                    // With a queue, half the calls take half the time. Where they take
+                    // longer than before, what was before has not shown itself yet.
+                    let helped = (before - now) / (then / inside).ln();
+                    if helped.abs() < HELP {
+                        (self.mark, *base) = (None, now);
+                    } else {
+                        self.mark = Some((inside, now));
                     }
                 }
                 Some((then, _)) if inside <= then => {}
@@ -195,7 +197,7 @@ impl Adaptive {
             due: AtomicU64::new(micros(SHORTEST)),
             answered: AtomicU32::default(),
             dropped: AtomicU32::default(),
-            logs: AtomicI64::default(),
+            latency: AtomicU64::default(),
             inside: AtomicU64::default(),
             peak: AtomicUsize::default(),
         }
@@ -233,11 +235,9 @@ impl Adaptive {
     }
 
     fn answered(&self, took: Duration, inside: usize) {
-        #[allow(clippy::cast_possible_truncation)]
-        let log = ((micros(took).max(1) as f64).ln() * 1000.0) as i64;
         self.answered.fetch_add(1, Relaxed);
-        self.logs.fetch_add(log, Relaxed);
-        self.inside.fetch_add(inside as u64, Relaxed);
+        self.latency.fetch_add(log(micros(took)), Relaxed);
+        self.inside.fetch_add(log(inside as u64), Relaxed);
     }
 
     /// Ends the window if there were calls enough in it, and somebody else is not
@@ -255,12 +255,11 @@ impl Adaptive {
         // A call that is counted meanwhile may be lost in part; that does no harm.
         let answered = self.answered.swap(0, Relaxed);
         let dropped = self.dropped.swap(0, Relaxed);
-        let logs = self.logs.swap(0, Relaxed) as f64 / 1000.0;
-        let inside = self.inside.swap(0, Relaxed) as f64;
+        let sums = [&self.latency, &self.inside].map(|sum| sum.swap(0, Relaxed) as f64);
+        let [log_latency, log_inside] = sums.map(|sum| sum / 1000.0 / f64::from(answered.max(1)));
+        let inside = log_inside.exp();
         let peak = self.peak.swap(0, Relaxed);
-        let count = f64::from(answered.max(1));
         let seconds = (at.saturating_sub(begun) as f64 / 1e6).min(PATIENCE.as_secs_f64());
-        let (log_latency, inside) = (logs / count, inside / count);
         gradient.step(&Window { seconds, answered, dropped, log_latency, inside, peak });
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let limit = gradient.limit().round() as usize;
@@ -271,6 +270,12 @@ impl Adaptive {
         self.due.store(at + micros(latency.max(SHORTEST)), Relaxed);
         true
     }
+}
+
+/// The natural logarithm, in thousandths; 0 of 0.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn log(number: u64) -> u64 {
+    ((number.max(1) as f64).ln() * 1000.0) as u64
 }
 
 fn micros(time: Duration) -> u64 {

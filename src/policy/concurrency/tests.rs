@@ -132,6 +132,18 @@ fn a_service_that_takes_longer_by_itself_keeps_its_calls() {
 }
 
 #[test]
+fn what_has_not_shown_itself_yet_is_no_proof() {
+    let mut gradient = calm();
+    gradient.step(&window(400.0, 27.0));
+    // The calls that take longest end last: few are inside by then.
+    gradient.step(&window(750.0, 26.0));
+    gradient.step(&window(1200.0, 20.0));
+    assert_eq!(gradient.base().unwrap().as_millis(), 20);
+    gradient.step(&window(1200.0, 15.0));
+    assert_eq!(gradient.base().unwrap().as_millis(), 1200, "fewer calls do not make it shorter");
+}
+
+#[test]
 fn a_word_of_too_many_shrinks_it_whatever_the_latency() {
     let mut gradient = calm();
     for _ in 0..20 {
