@@ -136,7 +136,7 @@ fn said(answer: &Response) -> Said {
     if !problem && let Some(gateway) = answer.field("x-gateway") {
         fields.insert("x-gateway", gateway);
     }
-    let body = match problem {
+    let body = match problem && !answer.body.is_empty() {
         false => answer.text(),
         true => {
             let all: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();

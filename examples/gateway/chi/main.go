@@ -118,16 +118,24 @@ func fail(w http.ResponseWriter, ctx context.Context, err error) {
 	problem(w, http.StatusBadGateway, "connect_refused")
 }
 
+func none(w http.ResponseWriter, _ *http.Request) {
+	problem(w, http.StatusNotFound, "no_route")
+}
+
 // cors lets pages of the shop call, and answers what browsers ask before.
 func cors(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") == "" {
+			none(w, r)
+			return
+		}
 		w.Header().Add("Vary", "Origin")
 		if r.Header.Get("Origin") != origin {
 			next.ServeHTTP(w, r)
 			return
 		}
 		w.Header().Set("Access-Control-Allow-Origin", origin)
-		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
+		if r.Method == http.MethodOptions {
 			w.Header().Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
 			w.Header().Set("Access-Control-Allow-Headers", "content-type")
 			w.Header().Set("Access-Control-Max-Age", "600")
@@ -166,7 +174,6 @@ func limited(perSecond float64, burst int) func(http.Handler) http.Handler {
 func main() {
 	users, orders := "http://"+os.Getenv("USERS"), "http://"+os.Getenv("ORDERS")
 	router := chi.NewRouter()
-	none := func(w http.ResponseWriter, _ *http.Request) { problem(w, http.StatusNotFound, "no_route") }
 	router.NotFound(none)
 	router.MethodNotAllowed(none)
 	router.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) {

@@ -101,6 +101,8 @@ async def cors(request, next_):
             "access-control-allow-headers": "content-type", "access-control-max-age": "600"})
     else:
         answer = await next_(request)
+        if answer.headers.get("pillion-error") == "no_route":
+            return answer
     answer.headers.append("vary", "Origin")
     if ours:
         answer.headers["access-control-allow-origin"] = ORIGIN
