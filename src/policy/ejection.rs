@@ -8,7 +8,8 @@
 //! - never more are out than `max_percent` of all, rounded up, nor the last one
 //!   that can be used, unless `max_percent` is 100 %;
 //! - an endpoint that fails nothing is never accused, hence never out;
-//! - whoever is out comes back after at most the longest time;
+//! - whoever is out comes back after at most the longest time, and early where
+//!   those in use do not suffice and it does answer: it may be well again;
 //! - the n-th ejection in a row lasts the first time × 2^(n-1), at most the
 //!   longest time, less up to a fifth at random; time served well forgives;
 //! - when all fail, nobody is out: that is no endpoint's own fault, and no state
@@ -17,11 +18,15 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::vitals::Cause;
+use super::vitals::{Cause, Tally};
 use crate::config::model::{Ejection, SuccessRate};
 
 /// The part of a time out that chance takes off.
 const JITTER: f64 = 0.2;
+/// Those in use have too little where one call of so many finds no place there,
+/// and so many do not.
+const SHORT: u64 = 10;
+const SOME: u64 = 3;
 /// A rate must be this far below the mean, whatever the deviation: where all
 /// succeed nearly always, a small difference means nothing.
 const LEAST_DIFFERENCE: f64 = 0.05;
@@ -160,6 +165,22 @@ impl Judge {
         self.count -= usize::from(was_out);
     }
 
+    /// Those in use have too little, so one comes back early: the one that is out
+    /// longest, since `before` at least, of those that do answer. If it fails
+    /// again, that counts once only.
+    pub fn relieve(&mut self, before: Instant, now: Instant) -> Option<u32> {
+        let since = |record: &Record| {
+            let out = record.out.filter(|out| out.cause != Cause::Failures)?;
+            Some(out.until - record.last).filter(|since| *since <= before)
+        };
+        let longest = self.records.iter().filter_map(|(who, record)| Some((since(record)?, *who))).min();
+        let record = self.records.get_mut(&longest?.1)?;
+        (record.out, record.back) = (None, now);
+        record.times -= 1;
+        self.count -= 1;
+        Some(longest?.1)
+    }
+
     /// There are `total` now: those come back who are too many to be out, the
     /// ones that have least time left first.
     pub fn fit(&mut self, total: usize, now: Instant) -> Vec<u32> {
@@ -207,11 +228,12 @@ fn cap(rules: &Ejection, total: usize) -> usize {
 }
 
 /// Those who succeed too seldom beside the others, the worst first. Each comes
-/// with the calls of an interval that went well and that did not.
-pub fn outliers(rule: &SuccessRate, windows: impl Iterator<Item = (u32, u64, u64)>) -> Vec<u32> {
-    let enough = windows.filter(|(_, good, bad)| good + bad >= rule.requests.max(1));
+/// with the calls of an interval.
+pub fn outliers(rule: &SuccessRate, windows: &[(u32, Tally)]) -> Vec<u32> {
+    let calls = |tally: &Tally| tally.good + tally.bad;
+    let enough = windows.iter().filter(|(_, tally)| calls(tally) >= rule.requests.max(1));
     let mut rates: Vec<(f64, u32)> =
-        enough.map(|(who, good, bad)| (good as f64 / (good + bad) as f64, who)).collect();
+        enough.map(|(who, tally)| (tally.good as f64 / calls(tally) as f64, *who)).collect();
     if rates.len() < rule.endpoints.max(1) {
         return Vec::new();
     }
@@ -222,6 +244,14 @@ pub fn outliers(rule: &SuccessRate, windows: impl Iterator<Item = (u32, u64, u64
     rates.retain(|(rate, _)| *rate < least);
     rates.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     rates.into_iter().map(|(_, who)| who).collect()
+}
+
+/// Whether those in use, with the calls of a second, have too little: a tenth of
+/// their calls or more, and some at least, found no place there.
+pub fn falls_short(windows: &[(u32, Tally)]) -> bool {
+    let (good, short) =
+        windows.iter().fold((0, 0), |(good, short), (_, tally)| (good + tally.good, short + tally.short));
+    short >= SOME && short * SHORT >= good + short
 }
 
 #[cfg(test)]

@@ -43,6 +43,30 @@ pub struct Vitals {
 struct Counts {
     good: AtomicU64,
     bad: AtomicU64,
+    short: AtomicU64,
+}
+
+/// How many calls went how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// They were answered well.
+    pub good: u64,
+    /// They were not.
+    pub bad: u64,
+    /// They found no place: without an answer, or with one that it can't serve or
+    /// has too much to do.
+    pub short: u64,
+}
+
+impl Tally {
+    /// What has come since.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            good: self.good.saturating_sub(before.good),
+            bad: self.bad.saturating_sub(before.bad),
+            short: self.short.saturating_sub(before.short),
+        }
+    }
 }
 
 /// What all endpoints of an upstream share: the limits, and a bell for when one
@@ -94,7 +118,7 @@ impl Watch {
         })
     }
 
-    /// The limits from now on; 0 for none. `counts` says whether successes count.
+    /// The limits from now on; 0 for none. `counts` says whether calls are counted.
     pub fn set(&self, silent: u32, gateway: u32, counts: bool, slow_start: Duration) {
         self.silent.store(silent, Relaxed);
         self.gateway.store(gateway, Relaxed);
@@ -104,6 +128,21 @@ impl Watch {
 
     fn since(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Counts {
+    fn count(&self, class: Class) {
+        match class {
+            Class::Good => drop(self.good.fetch_add(1, Relaxed)),
+            Class::Server => drop(self.bad.fetch_add(1, Relaxed)),
+            Class::Silent | Class::Gateway => {
+                self.bad.fetch_add(1, Relaxed);
+                self.short.fetch_add(1, Relaxed);
+            }
+            Class::Busy => drop(self.short.fetch_add(1, Relaxed)),
+            Class::Nothing => {}
+        }
     }
 }
 
@@ -144,11 +183,10 @@ impl Vitals {
                 }
                 self.count(&self.gateway, &self.watch.gateway);
             }
-            Class::Nothing | Class::Busy => return,
+            Class::Nothing | Class::Busy => {}
         }
         if counts {
-            let to = if class == Class::Good { &self.counts.good } else { &self.counts.bad };
-            to.fetch_add(1, Relaxed);
+            self.counts.count(class);
         }
     }
 
@@ -186,9 +224,10 @@ impl Vitals {
         }
     }
 
-    /// Calls that went well and that did not, since the start.
-    pub fn counts(&self) -> (u64, u64) {
-        (self.counts.good.load(Relaxed), self.counts.bad.load(Relaxed))
+    /// How calls went since the start.
+    pub fn tally(&self) -> Tally {
+        let Counts { good, bad, short } = &self.counts;
+        Tally { good: good.load(Relaxed), bad: bad.load(Relaxed), short: short.load(Relaxed) }
     }
 
     /// Whether it may be used.
@@ -308,7 +347,7 @@ mod tests {
         assert_eq!(vitals.cause(), None, "it answers");
         vitals.note(Class::Gateway);
         assert_eq!(vitals.cause(), Some(Cause::GatewayErrors));
-        assert_eq!(vitals.counts(), (1, 7));
+        assert_eq!(vitals.tally(), Tally { good: 1, bad: 7, short: 7 });
         vitals.eject();
         assert!(!vitals.is_fit());
         vitals.let_in(true, now);

@@ -9,19 +9,25 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+mod rates;
+mod settings;
+
+use self::rates::Rates;
+use self::settings::Settings;
 use super::board::{Board, Known, News, Wanted};
 use super::checks::{self, Ask, Asker, Checks};
 use crate::base::clock;
-use crate::base::{EndpointSet, Protocol, ProxyProtocol, Resolution, UpstreamName};
+use crate::base::{EndpointSet, Resolution, UpstreamName};
 use crate::config::Model;
-use crate::config::model::{Balance, Fitness, Locality};
-use crate::policy::ejection::{Judge, Out, Scene, Verdict, outliers};
+use crate::policy::ejection::{Judge, Out, Scene, Verdict, falls_short, outliers};
 use crate::policy::fleet::{Fleet, Layout, Slots, Ways};
 use crate::policy::vitals::{Cause, Watch};
 use crate::telemetry::{Metrics, names};
 
 /// How long nobody is judged after all endpoints have failed.
 const QUIET: Duration = Duration::from_secs(1);
+/// While some are out it is looked so often whether the others do without them.
+const RELIEF: Duration = Duration::from_secs(1);
 /// While endpoints warm up near or far, calls are divided anew so many times.
 const STEPS: u32 = 20;
 /// And no more often than this.
@@ -41,16 +47,6 @@ pub struct Keepers {
     pub metrics: Metrics,
 }
 
-/// What the model says of one upstream.
-#[derive(Clone, PartialEq)]
-struct Settings {
-    fitness: Fitness,
-    near: Locality,
-    ways: Ways,
-    protocol: Protocol,
-    proxy_protocol: Option<ProxyProtocol>,
-}
-
 struct Keeper {
     name: UpstreamName,
     board: Board,
@@ -68,8 +64,9 @@ struct Keeper {
     checks: Checks,
     answers: mpsc::UnboundedReceiver<checks::Answer>,
     random: fastrand::Rng,
-    /// Counts of the last interval's end, by slot, and when that was.
-    rated: (Vec<(u64, u64)>, Instant),
+    /// For the success rate, and for whether those in use suffice.
+    rates: Rates,
+    relief: Rates,
     /// All have failed: nobody is judged before this.
     quiet: Option<Instant>,
     /// When that was last logged.
@@ -106,35 +103,6 @@ impl Keepers {
     }
 }
 
-impl Settings {
-    fn of(name: &UpstreamName, model: &Model) -> Self {
-        let block = model.upstreams.get(name);
-        let fitness = block.map(|block| block.fitness.clone()).unwrap_or_default();
-        let near = if fitness.prefer_near { model.service.locality.clone() } else { Locality::default() };
-        let mut ways = Ways::default();
-        let routes = model.outbound.iter().filter(|route| route.to.as_ref() == Some(name));
-        let policies = routes.map(|route| &route.policy);
-        for policy in policies.chain([block.map_or(&model.defaults, |block| &block.policy)]) {
-            ways.turns |= policy.balance == Balance::RoundRobin;
-            ways.ring |= matches!(policy.balance, Balance::Hash(_));
-        }
-        let protocol = block.map_or(Protocol::Auto, |block| block.protocol);
-        let proxy_protocol = block.and_then(|block| block.proxy_protocol);
-        Self { fitness, near, ways, protocol, proxy_protocol }
-    }
-
-    fn tell(&self, watch: &Watch) {
-        let slow = self.fitness.slow_start.unwrap_or_default();
-        match &self.fitness.ejection {
-            Some(rules) => {
-                let counts = rules.success_rate.is_some();
-                watch.set(rules.consecutive_failures, rules.gateway_errors, counts, slow);
-            }
-            None => watch.set(0, 0, false, slow),
-        }
-    }
-}
-
 impl Keeper {
     fn new(wanted: Wanted, all: &Keepers, asker: &Asker) -> Self {
         let mut config = all.config.clone();
@@ -160,7 +128,8 @@ impl Keeper {
             settings,
             missed: Ways::default(),
             random: fastrand::Rng::new(),
-            rated: (Vec::new(), now),
+            rates: Rates::new(now),
+            relief: Rates::new(now),
             quiet: None,
             warned: None,
             regrow: None,
@@ -214,9 +183,14 @@ impl Keeper {
     /// When there is something to do though nothing is heard.
     fn next_look(&self) -> Instant {
         let rates = self.settings.fitness.ejection.as_ref().and_then(|rules| rules.success_rate.as_ref());
-        let rates = rates.map(|rule| self.rated.1 + rule.interval);
+        let rates = rates.map(|rule| self.rates.since + rule.interval);
+        let relief = (self.judge.count() > 0).then(|| self.relief.since + RELIEF);
         let idle = clock::now() + Duration::from_secs(60);
-        [self.judge.next(), rates, self.quiet, self.regrow].into_iter().flatten().min().unwrap_or(idle)
+        [self.judge.next(), rates, relief, self.quiet, self.regrow]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(idle)
     }
 
     fn take_over(&mut self) {
@@ -239,11 +213,11 @@ impl Keeper {
     fn place(&mut self, set: &EndpointSet) {
         let now = clock::now();
         let (members, gone) = self.slots.place(set, now);
-        self.rated.0.resize(members.len(), (0, 0));
         for slot in gone {
             self.judge.forget(slot);
             self.denied.remove(&slot);
-            self.rated.0[slot as usize] = (0, 0);
+            self.rates.forget(slot);
+            self.relief.forget(slot);
         }
         self.layout = Arc::new(Layout::new(members, &self.settings.near));
         self.pardon_unused(now);
@@ -280,7 +254,7 @@ impl Keeper {
         }
         let back = self.judge.set(self.settings.fitness.ejection.clone());
         self.let_in(&back, false, clock::now());
-        self.rated = (self.counts(), clock::now());
+        self.rates.look(&self.layout, clock::now());
         self.resolution.mark_changed();
     }
 
@@ -344,6 +318,9 @@ impl Keeper {
         let mut in_use = layout.usable().filter(|(_, member)| member.vitals.is_fit()).count();
         let mut denied = HashSet::new();
         let mut changed = false;
+        if self.judge.count() == 0 {
+            self.relief.look(&layout, now);
+        }
         for (index, (slot, cause)) in accused.iter().enumerate() {
             let failing = self.judge.count() + accused.len() - index;
             let scene = Scene { total, in_use, failing };
@@ -400,25 +377,21 @@ impl Keeper {
             self.publish(None);
         }
         let rule = self.settings.fitness.ejection.as_ref().and_then(|rules| rules.success_rate.clone());
-        if let Some(rule) = rule.filter(|rule| now >= self.rated.1 + rule.interval) {
-            let counts = self.counts();
-            let before = std::mem::replace(&mut self.rated, (counts, now)).0;
-            let fit = self.layout.usable().filter(|(_, member)| member.vitals.is_fit());
-            let windows = fit.map(|(slot, _)| {
-                let (then, now) = (before[slot as usize], self.rated.0[slot as usize]);
-                (slot, now.0.saturating_sub(then.0), now.1.saturating_sub(then.1))
-            });
-            let accused: Vec<_> =
-                outliers(&rule, windows).into_iter().map(|slot| (slot, Cause::SuccessRate)).collect();
+        if let Some(rule) = rule.filter(|rule| now >= self.rates.since + rule.interval) {
+            let accused = outliers(&rule, &self.rates.look(&self.layout, now));
+            let accused: Vec<_> = accused.into_iter().map(|slot| (slot, Cause::SuccessRate)).collect();
             self.accuse(&accused, &HashSet::new());
         }
-    }
-
-    /// Calls that went well and that did not, by slot.
-    fn counts(&self) -> Vec<(u64, u64)> {
-        let mut counts = vec![(0, 0); self.layout.members.len()];
-        self.layout.present().for_each(|(slot, member)| counts[slot as usize] = member.vitals.counts());
-        counts
+        if self.judge.count() > 0 && now >= self.relief.since + RELIEF {
+            let seen = self.relief.look(&self.layout, now);
+            if falls_short(&seen)
+                && let Some(slot) = self.judge.relieve(now - RELIEF, now)
+            {
+                tracing::debug!(upstream = %self.name, slot, "tried again: those in use do not suffice");
+                self.let_in(&[slot], true, now);
+                self.publish(None);
+            }
+        }
     }
 
     /// Why those are out that are.

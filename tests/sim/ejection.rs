@@ -6,7 +6,8 @@
 //! 2. An endpoint of which no call fails is never out.
 //! 3. Whoever is out comes back: not before four fifths of its time, not after
 //!    it, and its time doubles from the first to the longest. Sooner only where
-//!    all fail, its check says that it is well, or too many are out.
+//!    all fail, its check says that it is well, too many are out, or those in use
+//!    do not suffice: then one that answers, after a second.
 //! 4. Back and on probation, a single failure accuses it; a good call ends that.
 //! 5. When all fail all are let in, and nothing is remembered.
 //! 6. The judge and the endpoints agree on who is out.
@@ -159,6 +160,16 @@ impl World {
         }
     }
 
+    /// Those in use do not suffice.
+    fn relieve(&mut self) {
+        let second = Duration::from_secs(1);
+        let Some(who) = self.judge.relieve(self.now - second, self.now) else { return };
+        let (since, out) = self.out[&who];
+        assert!(self.now - since >= second && out.cause != Cause::Failures, "3: {who} is back too early");
+        self.endpoints.get_mut(&who).unwrap().times = out.times - 1;
+        self.let_in(who, true);
+    }
+
     fn wait(&mut self, time: Duration) {
         self.now += time;
         // The control thread wakes when the next one is due.
@@ -191,6 +202,7 @@ impl World {
                     self.endpoints.get_mut(&who).unwrap().bad = bad;
                 }
             }
+            97 => self.relieve(),
             // Its health check says that it is well again.
             _ => {
                 if let Some(who) = self.anybody()

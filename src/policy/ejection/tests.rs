@@ -82,7 +82,8 @@ fn a_smaller_set_and_other_rules_let_back_in() {
 fn outliers_are_far_below_the_mean_and_only_with_enough_calls() {
     let rule = SuccessRate::default();
     let of = |rates: &[(u64, u64)]| {
-        outliers(&rule, rates.iter().enumerate().map(|(who, (good, bad))| (who as u32, *good, *bad)))
+        let tally = |&(good, bad)| Tally { good, bad, short: 0 };
+        outliers(&rule, &(0..).zip(rates.iter().map(tally)).collect::<Vec<_>>())
     };
     let good = (1000, 0);
     assert_eq!(of(&[good, good, (500, 500), good, good]), [2]);
@@ -91,4 +92,31 @@ fn outliers_are_far_below_the_mean_and_only_with_enough_calls() {
     assert_eq!(of(&[good, good, (980, 20), good, good]), [0; 0], "too small a difference");
     assert_eq!(of(&[(500, 500); 6]), [0; 0], "all are alike");
     assert_eq!(of(&[good; 6]), [0; 0]);
+}
+
+#[test]
+fn who_answers_comes_back_early_where_the_others_do_not_suffice() {
+    let of = |good, short| {
+        falls_short(&[(1, Tally { good, bad: 0, short: 0 }), (2, Tally { good: 0, bad: short, short })])
+    };
+    assert!(of(27, 3) && of(0, 3), "a tenth");
+    assert!(!of(28, 3) && !of(0, 2) && !of(0, 0), "less, or too few to say");
+    let mut judge = Judge::new(Some(rules(0.5)));
+    let (now, mut random) = (Instant::now(), fastrand::Rng::with_seed(1));
+    let second = Duration::from_secs(1);
+    let mut accuse =
+        |judge: &mut Judge, who, cause, now| match judge.accuse(who, cause, scene(9, 0), now, &mut random) {
+            Verdict::Out(out) => out,
+            other => panic!("{other:?}"),
+        };
+    accuse(&mut judge, 1, Cause::Failures, now);
+    accuse(&mut judge, 2, Cause::GatewayErrors, now + second);
+    accuse(&mut judge, 3, Cause::SuccessRate, now + second * 2);
+    let relieve = |judge: &mut Judge, at: Instant| judge.relieve(at - second, at);
+    assert_eq!(relieve(&mut judge, now + second * 3 / 2), None, "the first is silent, the others too early");
+    assert_eq!(relieve(&mut judge, now + second * 3), Some(2));
+    assert_eq!(relieve(&mut judge, now + second * 3), Some(3));
+    assert_eq!(relieve(&mut judge, now + second * 3), None);
+    assert_eq!(judge.count(), 1);
+    assert_eq!(accuse(&mut judge, 2, Cause::GatewayErrors, now + second * 3).times, 1, "it counts once only");
 }
