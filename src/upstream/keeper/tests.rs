@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::*;
 use crate::base::directory::{Directory, Subscription};
 use crate::base::{Endpoint, Standing};
-use crate::config::model::{Ejection, HealthCheck, Question, SuccessRate, Upstream};
+use crate::config::model::{Ejection, Fitness, HealthCheck, Question, SuccessRate, Upstream};
 use crate::policy::outcome::Class;
 
 /// The upstream `users`, of which the test is the discovery and the callers.
