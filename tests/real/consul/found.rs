@@ -234,7 +234,7 @@ fn a_cluster_without_a_leader_and_without_servers_harms_nobody() {
     servers.iter().for_each(Agent::leads);
     client.leads();
     std::thread::sleep(SECOND * 9);
-    assert_eq!(known(&front), 2.0);
+    assert_eq!(known(&front), 2.0, "Consul itself names {:?}", client.healthy("users"));
     agent_fails(&client, two.address());
     // An agent that could not tell the servers tries again after 15 to 30 s.
     let patience = Instant::now() + SECOND * 60;
