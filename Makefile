@@ -18,7 +18,7 @@ demo: ## The shop: three services in three languages and their sidecars, under a
 demo-full: ## The whole shop: gRPC, PostgreSQL, RabbitMQ and Kafka too, counted at the end
 	@scripts/demo-full
 
-test: ## Format, lints, all tests, the docs, the demo: under 15 minutes on a bare machine
+test: ## Format, lints, all tests, the docs, the demo: some 20 minutes on a bare machine of 2 cores
 	@scripts/test
 
 test-all: ## `make test`, and the tests against parts that take minutes to build
