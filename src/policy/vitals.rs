@@ -245,6 +245,11 @@ impl Vitals {
         self.is(EJECTED)
     }
 
+    /// Whether it is back from an ejection and has not served since.
+    pub fn is_on_probation(&self) -> bool {
+        self.is(PROBATION)
+    }
+
     fn is(&self, state: u32) -> bool {
         self.state.load(Relaxed) & state != 0
     }

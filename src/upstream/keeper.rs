@@ -67,6 +67,8 @@ struct Keeper {
     /// For the success rate, and for whether those in use suffice.
     rates: Rates,
     relief: Rates,
+    /// Those in use do not suffice, and the log has said so.
+    short: bool,
     /// All have failed: nobody is judged before this.
     quiet: Option<Instant>,
     /// When that was last logged.
@@ -130,6 +132,7 @@ impl Keeper {
             random: fastrand::Rng::new(),
             rates: Rates::new(now),
             relief: Rates::new(now),
+            short: false,
             quiet: None,
             warned: None,
             regrow: None,
@@ -328,10 +331,13 @@ impl Keeper {
                 Verdict::Out(out) => {
                     if let Some(member) = layout.member(*slot) {
                         in_use -= usize::from(member.vitals.is_fit());
+                        let again = self.short && member.vitals.is_on_probation();
                         member.vitals.eject();
                         let (address, cause) = (member.facts.address, cause.as_str());
                         let time = out.until - now;
-                        tracing::warn!(upstream = %self.name, %address, cause, ?time, "an endpoint is ejected");
+                        if !again {
+                            tracing::warn!(upstream = %self.name, %address, cause, ?time, "an endpoint is ejected");
+                        }
                     }
                     self.count(&names::EJECTIONS, cause.as_str());
                     changed = true;
@@ -384,14 +390,24 @@ impl Keeper {
         }
         if self.judge.count() > 0 && now >= self.relief.since + RELIEF {
             let seen = self.relief.look(&self.layout, now);
-            if falls_short(&seen)
-                && let Some(slot) = self.judge.relieve(now - RELIEF, now)
-            {
-                tracing::debug!(upstream = %self.name, slot, "tried again: those in use do not suffice");
-                self.let_in(&[slot], true, now);
-                self.publish(None);
+            if falls_short(&seen) {
+                self.relieve(now);
+            } else {
+                self.short = false;
             }
         }
+    }
+
+    /// Tries one that is out; the log says so once as long as it lasts.
+    fn relieve(&mut self, now: Instant) {
+        let Some(slot) = self.judge.relieve(now - RELIEF, now) else { return };
+        if !std::mem::replace(&mut self.short, true) {
+            tracing::info!(upstream = %self.name, "those in use do not suffice: each second one is tried again");
+        }
+        if let Some(member) = self.layout.member(slot) {
+            member.vitals.let_in(true, now);
+        }
+        self.publish(None);
     }
 
     /// Why those are out that are.

@@ -31,10 +31,12 @@ impl Rates {
     pub fn look(&mut self, layout: &Layout, now: Instant) -> Vec<(u32, Tally)> {
         self.since = now;
         self.before.resize(layout.members.len(), Tally::default());
-        let fresh = layout.present().map(|(slot, member)| {
-            let tally = member.vitals.tally();
-            (slot, member, tally.since(std::mem::replace(&mut self.before[slot as usize], tally)))
-        });
-        fresh.filter(|(_, member, _)| member.vitals.is_fit()).map(|(slot, _, tally)| (slot, tally)).collect()
+        let mut fresh = vec![Tally::default(); layout.members.len()];
+        for (slot, member) in layout.present() {
+            let (slot, tally) = (slot as usize, member.vitals.tally());
+            fresh[slot] = tally.since(std::mem::replace(&mut self.before[slot], tally));
+        }
+        let fit = layout.usable().filter(|(_, member)| member.vitals.is_fit());
+        fit.map(|(slot, _)| (slot, fresh[slot as usize])).collect()
     }
 }

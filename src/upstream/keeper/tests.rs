@@ -198,6 +198,49 @@ fn success_is_compared_though_the_set_changes_all_the_time() {
 }
 
 #[test]
+fn who_ends_is_compared_with_nobody() {
+    let success_rate = Some(SuccessRate {
+        interval: Duration::from_millis(100),
+        requests: 20,
+        endpoints: 5,
+        stdev_factor: 1.9,
+    });
+    play(ejecting(Ejection { success_rate, ..Ejection::default() }), async |mut stage| {
+        let mut all = endpoints(1..8);
+        all[2].standing = Standing::Terminating;
+        stage.find(all).await;
+        (1..8).for_each(|port| stage.note(port, Class::Good, 100));
+        stage.note(3, Class::Server, 200);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!((stage.state(3), stage.sum("pillion_ejections_total")), ("in_use", 0.0));
+    });
+}
+
+#[test]
+fn who_answers_is_tried_again_as_long_as_the_others_do_not_suffice() {
+    play(ejecting(Ejection::default()), async |mut stage| {
+        stage.find(endpoints(1..4)).await;
+        stage.note(1, Class::Gateway, 5);
+        stage.settle().await;
+        assert_eq!(stage.state(1), "ejected");
+        stage.note(2, Class::Good, 100);
+        tokio::time::sleep(RELIEF + Duration::from_millis(100)).await;
+        assert_eq!(stage.state(1), "ejected", "the others do");
+        for _ in 0..2 {
+            stage.note(2, Class::Busy, 20);
+            stage.note(2, Class::Good, 80);
+            tokio::time::sleep(RELIEF + Duration::from_millis(100)).await;
+            assert_eq!(stage.state(1), "on_probation");
+            stage.note(1, Class::Gateway, 1);
+            stage.settle().await;
+            assert_eq!(stage.state(1), "ejected");
+        }
+        let notes = stage.news.borrow().notes.clone();
+        assert_eq!(notes.values().collect::<Vec<_>>(), ["gateway_errors, 1 in a row"]);
+    });
+}
+
+#[test]
 fn who_is_out_and_then_ends_makes_room_for_others() {
     play(ejecting(Ejection { max_percent: 0.2, ..Ejection::default() }), async |mut stage| {
         stage.find(endpoints(1..5)).await;
