@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pillion::config::{Environment, load_str};
 
-use crate::rate_limits::{Offer, mean};
+use crate::rate_limits::{Offer, mean, waited_over};
 use crate::server::Server;
 use crate::support::{Recorder, Sidecar, get, sidecar, until};
 
@@ -57,16 +57,7 @@ fn asked(fleet: &[Sidecar], result: &str) -> f64 {
     fleet.iter().map(|sidecar| sidecar.metrics().get("pillion_rate_limit_service_total", &labels)).sum()
 }
 
-/// Calls that waited for the service longer than so many seconds.
-fn over(fleet: &[Sidecar], most: &str) -> f64 {
-    let name = "pillion_rate_limit_service_wait_seconds";
-    let over = |sidecar: &Sidecar| {
-        let metrics = sidecar.metrics();
-        metrics.get(&format!("{name}_count"), &[]) - metrics.get(&format!("{name}_bucket"), &[("le", most)])
-    };
-    fleet.iter().map(over).sum()
-}
-
+const WAIT: &str = "pillion_rate_limit_service_wait_seconds";
 const SHARED: &str = "{rate: 1000/s, burst: 100, fallback: 33.4%, descriptor: [{key: api, value: orders}]}";
 
 /// In a second with fewer calls nothing is learned: callers must want more than
@@ -135,7 +126,7 @@ fn nobody_waits_for_a_service_that_hangs_or_has_gone() {
     until("it is found again", || asked(&fleet, "answered") > answered + 1000.0);
     offer.end();
     // A little beyond the timeout: a worker may have to wait for a processor.
-    let waited = over(&fleet, "0.075");
+    let waited = waited_over(&fleet, WAIT, "0.075");
     println!("{waited} calls waited longer than 75 ms");
     assert_eq!(waited, 0.0);
 }

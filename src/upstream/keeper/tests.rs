@@ -89,6 +89,12 @@ fn ejecting(ejection: Ejection) -> Fitness {
     Fitness { ejection: Some(ejection), ..Fitness::default() }
 }
 
+/// Success is compared so often.
+fn comparing(interval: Duration) -> Fitness {
+    let success_rate = Some(SuccessRate { interval, requests: 20, endpoints: 5, stdev_factor: 1.9 });
+    ejecting(Ejection { success_rate, ..Ejection::default() })
+}
+
 #[test]
 fn while_all_fail_they_are_judged_once_a_second_and_none_is_out() {
     play(ejecting(Ejection::default()), async |mut stage| {
@@ -178,13 +184,7 @@ fn who_is_kept_is_counted_once_for_as_long_as_it_fails() {
 
 #[test]
 fn success_is_compared_though_the_set_changes_all_the_time() {
-    let success_rate = Some(SuccessRate {
-        interval: Duration::from_millis(200),
-        requests: 20,
-        endpoints: 5,
-        stdev_factor: 1.9,
-    });
-    play(ejecting(Ejection { success_rate, ..Ejection::default() }), async |mut stage| {
+    play(comparing(Duration::from_millis(200)), async |mut stage| {
         for round in 0..30 {
             // Each round another one comes beside the first six, and one goes.
             stage.find(endpoints((1..7).chain([10 + round]))).await;
@@ -199,13 +199,7 @@ fn success_is_compared_though_the_set_changes_all_the_time() {
 
 #[test]
 fn who_ends_is_compared_with_nobody() {
-    let success_rate = Some(SuccessRate {
-        interval: Duration::from_millis(100),
-        requests: 20,
-        endpoints: 5,
-        stdev_factor: 1.9,
-    });
-    play(ejecting(Ejection { success_rate, ..Ejection::default() }), async |mut stage| {
+    play(comparing(Duration::from_millis(100)), async |mut stage| {
         let mut all = endpoints(1..8);
         all[2].standing = Standing::Terminating;
         stage.find(all).await;
